@@ -1,0 +1,1 @@
+"""What is true: values and rules. No I/O, no clock, no dice, no driver."""

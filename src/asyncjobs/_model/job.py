@@ -1,0 +1,92 @@
+"""Jobs as values: before they are stored, when they are claimed, and as people see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from asyncjobs._model.states import JobState
+
+
+@attrs.frozen(kw_only=True)
+class NewJob:
+    """A job that is about to be stored."""
+
+    kind: str
+    method: str | None
+    args: str  #: JSON text
+    queue: str
+    priority: int
+    max_attempts: int
+    delay: float | None = None  #: seconds from the database's now
+    scheduled_at: datetime | None = None
+    tags: Sequence[str] | None = None
+    meta: str | None = None  #: JSON text
+    options: Mapping[str, Any] | None = None  #: timeout and backoff, when given for this one job
+
+
+@attrs.frozen
+class Lane:
+    """The jobs of one kind in one queue: what a claim walks along, in order."""
+
+    queue: str
+    kind: str
+
+
+@attrs.frozen(slots=True)
+class ClaimedJob:
+    """A job this runner holds, until it says what came of it or is rescued."""
+
+    id: int
+    token: int
+    attempt: int
+    max_attempts: int
+    priority: int
+    queue: str
+    kind: str
+    method: str | None
+    args: str
+    meta: str | None
+    tags: Sequence[str] | None
+    options: str | None
+    scheduled_at: datetime
+    created_at: datetime
+
+
+@attrs.frozen
+class AttemptError:
+    """What went wrong in one attempt."""
+
+    attempt: int
+    at: datetime
+    error: str
+    traceback: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """A job as people see it, live or finished. Times are aware; `args`, `meta` and `result` are plain JSON data."""
+
+    id: int
+    kind: str
+    method: str | None
+    queue: str
+    state: JobState
+    priority: int
+    attempt: int
+    max_attempts: int
+    crashes: int
+    args: dict[str, Any]
+    meta: dict[str, Any] | None
+    tags: tuple[str, ...]
+    created_at: datetime
+    scheduled_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    runner: int | None
+    result: Any
+    result_error: str | None
+    errors: tuple[AttemptError, ...]

@@ -1,0 +1,119 @@
+"""The options of a job: one vocabulary for classes, `@job`, `.set()` and `later`, and how they merge.
+
+The nearest word wins: `later` over `.set()` over the class or `@job` over its base classes over the defaults.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, TypedDict
+
+from asyncjobs._model.backoff import Backoff, Exponential, backoff_to_json
+from asyncjobs._model.durations import Duration, seconds
+from asyncjobs.errors import InvalidOption
+
+
+class JobOptions(TypedDict, total=False):
+    """What may be said of a job anywhere."""
+
+    queue: str
+    priority: int  #: smallint; lower runs sooner inside a queue
+    max_attempts: int
+    timeout: Duration | None  #: of one attempt
+    backoff: Backoff
+    tags: Sequence[str]
+    meta: Mapping[str, Any]
+
+
+class DefinitionOptions(JobOptions, total=False):
+    """What may be said where a job is defined."""
+
+    kind: str
+
+
+DEFAULTS: JobOptions = {
+    "queue": "default",
+    "priority": 0,
+    "max_attempts": 10,
+    "timeout": None,
+    "backoff": Exponential(),
+}
+
+JOB_WORDS = frozenset(JobOptions.__annotations__)
+DEFINITION_WORDS = JOB_WORDS | {"kind"}
+
+# A control character marks the planner's ballast (restore_ballast.sql); a name is also a NOTIFY payload.
+_NAME = re.compile(r"[^\x00-\x1f]{1,120}")
+
+
+def check_name(value: object, what: str) -> str:
+    """A queue's, kind's or tag's name: 1 to 120 characters, none of them a control character."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidOption(
+            f"{what}={value!r} is not a name; use 1 to 120 characters, no control characters"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidOption(f"{what}={value!r} holds a lone surrogate, which Postgres cannot store") from None
+    return value
+
+
+def check_words(given: Mapping[str, Any], allowed: frozenset[str], where: str) -> None:
+    """Refuse a word that is no option there, and name the nearest that is."""
+    for word in given:
+        if word not in allowed:
+            near = get_close_matches(word, allowed, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(allowed))}"
+            raise InvalidOption(f"{where} has no option {word!r}{hint}")
+
+
+def check_values(given: Mapping[str, Any]) -> None:
+    """Refuse a value that makes no sense, at the earliest point."""
+    if "queue" in given:
+        check_name(given["queue"], "queue")
+    if "priority" in given:
+        _check_smallint(given["priority"], "priority", -32768)
+    if "max_attempts" in given:
+        _check_smallint(given["max_attempts"], "max_attempts", 1)
+    if given.get("timeout") is not None and seconds(given["timeout"], "timeout") == 0:
+        raise InvalidOption("timeout=0 leaves no time to run; leave it out for no timeout")
+    if "backoff" in given and not isinstance(given["backoff"], Backoff):
+        raise InvalidOption(f"backoff={given['backoff']!r} is no backoff; use Exponential(…) or Constant(…)")
+    if "tags" in given:
+        _check_tags(given["tags"])
+    if "meta" in given and not isinstance(given["meta"], Mapping):
+        raise InvalidOption(f"meta={given['meta']!r} is not a dictionary")
+
+
+def _check_smallint(value: object, name: str, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= 32767:
+        raise InvalidOption(f"{name}={value!r} is not a whole number from {lowest} to 32767")
+
+
+def _check_tags(tags: object) -> None:
+    if isinstance(tags, str) or not isinstance(tags, Sequence):
+        raise InvalidOption(f"tags={tags!r} is not a list of words; write tags=[{tags!r}]")
+    for tag in tags:
+        check_name(tag, "tag")
+
+
+def definition_options(given: Mapping[str, Any], where: str) -> DefinitionOptions:
+    """The options of a class or of `@job`, checked where they are written."""
+    check_words(given, DEFINITION_WORDS, where)
+    check_values(given)
+    if "kind" in given:
+        check_name(given["kind"], "kind")
+    return DefinitionOptions(**given)  # type: ignore[typeddict-item]
+
+
+def stored_options(call: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What must travel with one job because only its call said it: its timeout (seconds or None) and backoff."""
+    stored: dict[str, Any] = {}
+    if "timeout" in call:
+        stored["timeout"] = None if call["timeout"] is None else seconds(call["timeout"], "timeout")
+    if "backoff" in call:
+        stored["backoff"] = backoff_to_json(call["backoff"])
+    return stored or None

@@ -1,0 +1,34 @@
+"""What an attempt came to. An attempt ends in one of these values, and the completer writes it."""
+
+from __future__ import annotations
+
+import attrs
+
+from asyncjobs._model.job import ClaimedJob
+from asyncjobs._model.states import FinalState, LiveState
+
+
+@attrs.frozen(slots=True)
+class Finished:
+    """The job is final."""
+
+    job: ClaimedJob
+    state: FinalState
+    elapsed: float  #: seconds the attempt took
+    result: str | None = None  #: JSON text
+    result_error: str | None = None  #: why the result could not be stored
+    error: str | None = None  #: JSON text of the attempt's error
+
+
+@attrs.frozen(slots=True)
+class Returned:
+    """The job goes back to wait: for a retry, because it was snoozed, or because this runner stops."""
+
+    job: ClaimedJob
+    state: LiveState
+    delay: float | None = None  #: seconds from the database's now; None keeps its place in the queue
+    unburnt: bool = False  #: the attempt is given back
+    error: str | None = None  #: JSON text of the attempt's error
+
+
+Outcome = Finished | Returned

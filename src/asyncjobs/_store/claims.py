@@ -1,0 +1,153 @@
+"""For the engine: claim, begin, finish, return. Every write after the claim is fenced by (id, incarnation, token)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import attrs
+
+from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._model.outcome import Finished, Outcome, Returned
+from asyncjobs._store.rows import claim_order, claimed_job
+from asyncjobs._store.session import Session
+
+A_BATCH = 500  #: jobs one statement handles: beyond it, neither claim nor finish gets cheaper per job
+
+
+class Mark(NamedTuple):
+    """How far a lane has been claimed: the place of its last claimed job."""
+
+    priority: int
+    scheduled_at: datetime
+    id: int
+
+
+FROM_THE_START = Mark(-32768, datetime(1, 1, 1, tzinfo=UTC), 0)
+
+
+@attrs.frozen
+class LaneRequest:
+    """One lane of a claim."""
+
+    lane: Lane
+    pool: int  #: the pool of slots it draws on
+    room: int  #: how many jobs the pool has room for
+    alone: bool  #: no other lane draws on the pool
+    mark: Mark = FROM_THE_START
+
+
+@attrs.frozen
+class Claim:
+    """Which claim a write belongs to: (id, token), under one incarnation."""
+
+    id: int
+    token: int
+
+
+async def find_lanes(session: Session) -> list[Lane]:
+    """Every lane in which a job is ready now."""
+    return [Lane(queue, kind) for queue, kind in await session.fetch("find_lanes")]
+
+
+async def claim_jobs(
+    session: Session, requests: Sequence[LaneRequest], incarnation: int, *, begin: bool
+) -> list[ClaimedJob]:
+    """Claim up to each pool's room, in order; jobs others are claiming are passed over, not waited for."""
+    rows = await session.fetch(
+        "claim_jobs",
+        [request.lane.queue for request in requests],
+        [request.lane.kind for request in requests],
+        [request.pool for request in requests],
+        [request.room for request in requests],
+        [request.alone for request in requests],
+        [request.mark.priority for request in requests],
+        [request.mark.scheduled_at for request in requests],
+        [request.mark.id for request in requests],
+        incarnation,
+        begin,
+    )
+    return sorted(map(claimed_job, rows), key=claim_order)
+
+
+async def begin_jobs(session: Session, incarnation: int, ids: Sequence[int]) -> bool:
+    """Say which prefetched jobs have begun. False when the incarnation is gone: then none may begin."""
+    return await session.fetchval("begin_jobs", incarnation, ids) is not None
+
+
+async def finish_jobs(session: Session, incarnation: int, finished: Iterable[Finished]) -> set[int]:
+    """Move jobs to their final state; the ids that were still ours."""
+    jobs = sorted(finished, key=_by_id)
+    rows = await session.fetch(
+        "finish_jobs",
+        [done.job.id for done in jobs],
+        [done.job.token for done in jobs],
+        incarnation,
+        [int(done.state) for done in jobs],
+        [done.elapsed for done in jobs],
+        [done.result for done in jobs],
+        [done.result_error for done in jobs],
+        [done.error for done in jobs],
+    )
+    return {row[0] for row in rows}
+
+
+async def return_jobs(session: Session, incarnation: int, returned: Iterable[Returned]) -> set[int]:
+    """Let jobs go; the ids that were still ours."""
+    jobs = sorted(returned, key=_by_id)
+    rows = await session.fetch(
+        "return_jobs",
+        [back.job.id for back in jobs],
+        [back.job.token for back in jobs],
+        incarnation,
+        [int(back.state) for back in jobs],
+        [back.delay for back in jobs],
+        [back.unburnt for back in jobs],
+        [back.error for back in jobs],
+    )
+    return {row[0] for row in rows}
+
+
+async def find_finished(session: Session, incarnation: int, claims: Iterable[Claim]) -> set[int]:
+    """Which of *claims* are final, by this incarnation."""
+    ids, tokens = _split(claims)
+    return {row[0] for row in await session.fetch("find_finished", ids, tokens, incarnation)}
+
+
+async def find_held(session: Session, incarnation: int, claims: Iterable[Claim]) -> Mapping[int, bool]:
+    """Which of *claims* this incarnation still holds, and whether somebody asked to cancel each."""
+    ids, tokens = _split(claims)
+    return {row[0]: row[1] for row in await session.fetch("find_held", ids, tokens, incarnation)}
+
+
+async def adopt_jobs(session: Session, old: int, new: int, claims: Iterable[Claim]) -> set[int]:
+    """Take the claims of *old* over into *new*; the ids that were still there to take."""
+    ids, tokens = _split(claims)
+    return {row[0] for row in await session.fetch("adopt_jobs", ids, tokens, old, new)}
+
+
+async def announce_idle(session: Session, queues: Sequence[str]) -> tuple[list[str], int]:
+    """Say that this runner is idle on *queues*: those it was refused for, and the transaction id to wait out."""
+    refused, own_xid = await session.fetchrow("announce_idle", queues)
+    return refused, own_xid
+
+
+async def withdraw_idle(session: Session, queues: Sequence[str]) -> None:
+    """Say that this runner is busy on *queues*."""
+    await session.fetchval("withdraw_idle", queues)
+
+
+async def is_past_horizon(session: Session, xid: int) -> bool:
+    """Whether every transaction that began before *xid* is over."""
+    past: bool = await session.fetchval("find_horizon", xid)
+    return past
+
+
+def _by_id(outcome: Outcome) -> int:
+    return outcome.job.id
+
+
+def _split(claims: Iterable[Claim]) -> tuple[list[int], list[int]]:
+    ordered = sorted(claims, key=lambda claim: claim.id)
+    return [claim.id for claim in ordered], [claim.token for claim in ordered]

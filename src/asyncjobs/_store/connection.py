@@ -1,0 +1,129 @@
+"""Connections as asyncjobs sees them: one small protocol, whatever driver is below.
+
+The same `$n` SQL runs on asyncpg as it is, on psycopg through its raw cursor, and on SQLAlchemy through
+`exec_driver_sql`: always through SQLAlchemy's own execution, because on asyncpg it sends its BEGIN with its first
+statement, so a statement on the unwrapped driver connection would survive the session's rollback.
+SQLAlchemy and psycopg are known when the application has imported them, and never imported here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, SupportsIndex, overload
+
+
+class Record(Protocol):
+    """A row: its values in order, each also by position or by name."""
+
+    def __iter__(self) -> Any: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __len__(self) -> int: ...
+
+
+class Connection(Protocol):
+    """What `transaction()` yields and every statement runs on. Parameters are written `$1`, `$2`, …"""
+
+    async def execute(self, query: str, *args: Any) -> Any: ...
+    async def fetch(self, query: str, *args: Any) -> Sequence[Any]: ...
+    async def fetchrow(self, query: str, *args: Any) -> Any: ...
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+    def transaction(self) -> AbstractAsyncContextManager[Any]: ...
+
+
+class Row(tuple[Any, ...]):
+    """A row of another driver, with asyncpg's manners."""
+
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, names: Sequence[str], values: Iterable[Any]) -> Row:
+        row = cls(values)
+        row.names = names
+        return row
+
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> Any: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> tuple[Any, ...]: ...
+    @overload
+    def __getitem__(self, key: str, /) -> Any: ...
+    def __getitem__(self, key: Any, /) -> Any:
+        if isinstance(key, str):
+            if key not in self.names:
+                raise KeyError(key)
+            key = self.names.index(key)
+        return super().__getitem__(key)
+
+    def keys(self) -> Sequence[str]:
+        """The names of the columns, so that `dict(row)` works."""
+        return self.names
+
+
+class _Foreign:
+    """The parts of the protocol that follow from `fetch`."""
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Row]:
+        raise NotImplementedError
+
+    async def execute(self, query: str, *args: Any) -> None:
+        await self.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> Row | None:
+        rows = await self.fetch(query, *args)
+        return rows[0] if rows else None
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        row = await self.fetchrow(query, *args)
+        return row[0] if row else None
+
+
+_PARAMETER = re.compile(r"\$(\d+)")
+
+
+class SQLAlchemyConnection(_Foreign):
+    """A SQLAlchemy `AsyncConnection` on asyncpg or psycopg."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._numbered = connection.dialect.driver == "asyncpg"
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Row]:
+        if self._numbered:
+            result = await self.connection.exec_driver_sql(query, args)
+        else:
+            named = _PARAMETER.sub(r"%(p\1)s", query.replace("%", "%%"))
+            given = {f"p{number}": value for number, value in enumerate(args, 1)}
+            result = await self.connection.exec_driver_sql(named, given)
+        if not result.returns_rows:
+            return []
+        names = tuple(result.keys())
+        return [Row.of(names, values) for values in result]
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A savepoint where a transaction is open, else a transaction."""
+        if self.connection.in_transaction():
+            return self.connection.begin_nested()  # type: ignore[no-any-return]
+        return self.connection.begin()  # type: ignore[no-any-return]
+
+
+class PsycopgConnection(_Foreign):
+    """A psycopg `AsyncConnection`."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    async def fetch(self, query: str, *args: Any) -> Sequence[Row]:
+        import psycopg.rows  # noqa: PLC0415 -- an application that passes a psycopg connection has it
+
+        async with psycopg.AsyncRawCursor(self.connection, row_factory=psycopg.rows.tuple_row) as cursor:
+            await cursor.execute(query, args)
+            if cursor.description is None:
+                return []
+            names = tuple(column.name for column in cursor.description)
+            return [Row.of(names, values) for values in await cursor.fetchall()]
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        """A savepoint where a transaction is open, else a transaction."""
+        return self.connection.transaction()  # type: ignore[no-any-return]

@@ -1,0 +1,96 @@
+"""Bring a database to the schema this code needs: forward only, under a lock, printable for other migration tools."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+import attrs
+
+from asyncjobs._store.chores import restore_ballast
+from asyncjobs._store.connection import Connection
+from asyncjobs._store.faults import is_missing_schema
+from asyncjobs._store.session import Session
+from asyncjobs._store.statements import in_schema, statements
+from asyncjobs.errors import SchemaMissing, SchemaTooNew, SchemaTooOld
+
+
+@attrs.frozen
+class Migration:
+    """One numbered file. Its first line says from which version on code can work with the schema it leaves."""
+
+    version: int
+    name: str
+    oldest_code: int
+    text: str
+
+
+_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
+_PROMISE = re.compile(r"-- (?:expand|contract): code from version (\d+) on")
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Every migration, in order."""
+    found = []
+    for file in (files("asyncjobs") / "_store" / "migrations").iterdir():
+        if name := _NAME.fullmatch(file.name):
+            text = file.read_text("utf-8")
+            promise = _PROMISE.match(text)
+            assert promise, f"{file.name} does not say which code can work with it"
+            found.append(Migration(int(name[1]), name[2], int(promise[1]), text))
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def needed_version() -> int:
+    """The version of the schema this code is written for."""
+    return migrations()[-1].version
+
+
+async def migrate(connection: Connection, schema: str) -> list[Migration]:
+    """Apply what is missing, in one transaction; harmless when ten processes do it at once. What was applied."""
+    session = Session(connection, schema)
+    sql = statements(schema)
+    async with connection.transaction():
+        await session.fetchval("lock_migrations")
+        await connection.execute(sql["create_schema"])
+        version, _ = await session.fetchrow("read_version")
+        missing = [migration for migration in migrations() if migration.version > (version or 0)]
+        for migration in missing:
+            await connection.execute(in_schema(migration.text, schema))
+            await session.execute("record_migration", migration.version, migration.name, migration.oldest_code)
+        await restore_ballast(session)
+    return missing
+
+
+def migration_sql(schema: str) -> str:
+    """What `migrate` would run on an empty database, as one script for psql or another migration tool."""
+    parts = [statements(schema)["create_schema"]]
+    for migration in migrations():
+        parts.append(in_schema(migration.text, schema))
+        parts.append(
+            in_schema(
+                "insert into asyncjobs.migrations (version, name, oldest_code) "
+                f"values ({migration.version}, '{migration.name}', {migration.oldest_code});\n",
+                schema,
+            )
+        )
+    parts.append(statements(schema)["restore_ballast"].rstrip() + ";\n")
+    return "\n".join(["begin;\n", *parts, "commit;\n"])
+
+
+async def check_schema_version(session: Session) -> None:
+    """Raise SchemaMissing, SchemaTooOld or SchemaTooNew unless this code can work with the database's schema."""
+    try:
+        version, oldest_code = await session.fetchrow("read_version")
+    except Exception as error:
+        if is_missing_schema(error):
+            raise SchemaMissing(session.schema) from error
+        raise
+    if version is None:
+        raise SchemaMissing(session.schema)
+    if version < needed_version():
+        raise SchemaTooOld(session.schema, version, needed_version())
+    if oldest_code > needed_version():
+        raise SchemaTooNew(session.schema, version, needed_version())

@@ -1,0 +1,133 @@
+-- expand: code from version 1 on can work with this schema.
+--
+-- Live jobs and finished jobs are two tables. The live one is small and hot; the finished one is only appended to.
+-- The claim touches columns that are in no index and no index predicate (runner, token, attempt, started_at), so it is
+-- a HOT update: a claimed row stays where it is in the ready index and is passed over because it has a runner. Half of
+-- each page is kept free (fillfactor) for the second version of every row a batch claims. Finishing deletes the row.
+-- Measured against a state column in the index: 2.3 times the rate at half the WAL.
+
+create table asyncjobs.live_jobs (
+  id bigint generated always as identity primary key,
+  scheduled_at timestamptz not null default now(),
+  created_at timestamptz not null default now(),
+  started_at timestamptz,                      -- of the running attempt; null while it is claimed but not yet begun
+  runner bigint,                               -- the incarnation that holds the job; null: nobody
+  token bigint not null default 0,             -- rises with every claim and never falls; with (id, runner) the fence
+  priority smallint not null default 0,        -- lower runs sooner inside a queue
+  attempt smallint not null default 0,         -- for people: given back on release and snooze
+  max_attempts smallint not null default 10,
+  crashes smallint not null default 0,         -- how many runners died while they ran it
+  state smallint not null default 0            -- 0 ready (running when it has a runner), 1 scheduled, 2 retryable, 3 blocked
+    check (state between 0 and 3),
+  awaited boolean not null default false,      -- somebody waits for the result: finishing notifies
+  cancel_requested boolean not null default false,
+  queue text collate "C" not null,
+  kind text collate "C" not null,
+  method text,
+  args jsonb not null,
+  meta jsonb,
+  tags text[],
+  options jsonb,                               -- timeout and backoff, when given for this one job
+  errors jsonb,                                -- of failed attempts, oldest first, bounded
+  check (runner is null or state = 0)
+) with (
+  fillfactor = 50,
+  vacuum_truncate = off,                       -- no exclusive lock, and the planner never sees a table of zero pages
+  autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0,
+  autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
+);
+
+-- The claim walks one lane (queue, kind) in order, so that jobs of kinds this process does not know cost it nothing.
+create index live_jobs_ready on asyncjobs.live_jobs (queue, kind, priority, scheduled_at, id) where state = 0;
+-- What is due later is out of the claim's way, and the first entry is the next alarm.
+create index live_jobs_due on asyncjobs.live_jobs (scheduled_at) where state in (1, 2);
+
+create table asyncjobs.finished_jobs (
+  id bigint primary key,
+  finished_at timestamptz not null,
+  created_at timestamptz not null,
+  scheduled_at timestamptz not null,
+  started_at timestamptz,
+  runner bigint,
+  token bigint not null,
+  priority smallint not null,
+  attempt smallint not null,
+  max_attempts smallint not null,
+  crashes smallint not null,
+  state smallint not null check (state between 10 and 13),   -- 10 completed, 11 skipped, 12 cancelled, 13 failed
+  queue text collate "C" not null,
+  kind text collate "C" not null,
+  method text,
+  args jsonb not null,
+  meta jsonb,
+  tags text[],
+  options jsonb,
+  errors jsonb,
+  result jsonb,
+  result_error text                            -- why the result of a completed job could not be stored
+);
+create index finished_jobs_finished_at on asyncjobs.finished_jobs using brin (finished_at)
+  with (pages_per_range = 16, autosummarize = on);
+
+-- One row per incarnation of a runner: a new one per start, and whenever it lost its server.
+create table asyncjobs.runners (
+  incarnation bigint primary key,
+  lock_key integer not null,                   -- objid of the session advisory lock that proves the process alive
+  holds_lock boolean not null,                 -- false behind a pooler: then the lease alone decides
+  started_at timestamptz not null default now(),
+  seen_at timestamptz not null default now(),
+  lease interval not null,
+  begun bigint[] not null default '{}',        -- prefetched jobs it has begun; written once per batch, before they begin
+  name text not null,
+  version text not null,
+  info jsonb not null default '{}'
+) with (fillfactor = 20);
+
+create table asyncjobs.queues (
+  name text collate "C" primary key,
+  paused_at timestamptz
+);
+
+-- Append to the errors of a job, which keep the last twenty.
+create function asyncjobs.remember(errors jsonb, error jsonb) returns jsonb language sql stable as $$
+  select case
+    when error is null then errors
+    when jsonb_array_length(coalesce(errors, '[]')) >= 20 then errors - 0 || jsonb_build_array(error || jsonb_build_object('at', now()))
+    else coalesce(errors, '[]') || jsonb_build_array(error || jsonb_build_object('at', now()))
+  end
+$$;
+
+-- Wake an idle runner, and only then: NOTIFY holds a database-wide lock until its transaction has committed, so sending
+-- it always would serialise all enqueuing. An idle runner holds a shared advisory lock on its queue (or on '' for every
+-- queue); the exclusive lock is refused exactly then. Taken and released within one call, so it is safe behind a pooler.
+create function asyncjobs.wake(queue text) returns void language plpgsql as $$
+declare
+  purpose constant integer := 1634364777;      -- 'ajwi': asyncjobs wakes the idle
+begin
+  if pg_try_advisory_lock(purpose, hashtext('asyncjobs:' || queue)) then
+    perform pg_advisory_unlock(purpose, hashtext('asyncjobs:' || queue));
+    if pg_try_advisory_lock(purpose, hashtext('asyncjobs:')) then
+      perform pg_advisory_unlock(purpose, hashtext('asyncjobs:'));
+      return;
+    end if;
+  end if;
+  perform pg_notify('asyncjobs:ready', queue);
+end $$;
+
+-- What people see: live and finished jobs as one relation, in the words of the documentation.
+create view asyncjobs.jobs as
+  select id, kind, method, queue,
+         case state when 0 then case when runner is null then 'available' else 'running' end
+                    when 1 then 'scheduled' when 2 then 'retryable' else 'blocked' end as state,
+         priority, attempt, max_attempts, crashes, args, meta, tags,
+         created_at, scheduled_at, started_at, null::timestamptz as finished_at,
+         runner, null::jsonb as result, null::text as result_error, errors
+    from asyncjobs.live_jobs
+   where id > 0                                -- the planner's ballast has negative ids
+  union all
+  select id, kind, method, queue,
+         case state when 10 then 'completed' when 11 then 'skipped' when 12 then 'cancelled' else 'failed' end,
+         priority, attempt, max_attempts, crashes, args, meta, tags,
+         created_at, scheduled_at, started_at, finished_at,
+         runner, result, result_error, errors
+    from asyncjobs.finished_jobs;

@@ -1,0 +1,8 @@
+-- Take the jobs of an incarnation over into its successor, in the same process, after its server was lost.
+--
+-- $1 bigint[] ids, sorted   $2 bigint[] tokens   $3 bigint the old incarnation   $4 bigint the new one
+-- A claim that was committed asynchronously may be gone with the server; it is not adopted, and its job must stop.
+update asyncjobs.live_jobs
+   set runner = $4::bigint
+ where id = any ($1::bigint[]) and runner = $3::bigint and token = ($2::bigint[])[width_bucket(id, $1::bigint[])]
+returning id

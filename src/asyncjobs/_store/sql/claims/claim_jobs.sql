@@ -1,0 +1,64 @@
+-- Claim ready jobs for one incarnation of a runner, over all its lanes in one statement.
+--
+-- $1 text[]         queue of each lane
+-- $2 text[]         kind of each lane: only kinds this process knows, so unknown ones cost nothing
+-- $3 integer[]      pool of slots each lane draws on
+-- $4 integer[]      how many jobs the lane's pool has room for
+-- $5 boolean[]      whether the lane has its pool to itself, so that nothing need be shared out
+-- $6 smallint[], $7 timestamptz[], $8 bigint[]   the lane's low-water mark: the last job claimed from it. Without it a
+--                   claim would step over every dead entry that somebody's long transaction keeps in the index.
+-- $9 bigint         the incarnation
+-- $10 boolean       whether the jobs begin at once; prefetched ones begin with begin_jobs.sql
+--
+-- Where lanes share a pool, `shares` first looks how many of the pool's next jobs each lane holds, unlocked; queues of
+-- one pool take turns, and inside a queue priority and age decide. Then each lane locks its share; SKIP LOCKED passes
+-- over what others are claiming. The lock is taken by ctid: the plan that cannot flip when statistics are stale. A row
+-- that moved between snapshot and lock is missed, so a short claim does not mean a drained queue; an empty one does.
+with lanes as materialized (
+  select *
+    from unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::boolean[],
+                $6::smallint[], $7::timestamptz[], $8::bigint[])
+         with ordinality as lane (queue, kind, pool, room, alone, mark_priority, mark_scheduled_at, mark_id, number)
+), shares as materialized (
+  select number, room::bigint as share from lanes where alone
+  union all
+  select number, count(*)
+    from (select number, room,
+                 row_number() over (partition by pool order by turn, priority, scheduled_at, id) as place
+            from (select lanes.number, lanes.pool, lanes.room, next.*,
+                         row_number() over (partition by lanes.pool, lanes.queue
+                                            order by next.priority, next.scheduled_at, next.id) as turn
+                    from lanes
+                   cross join lateral (
+                     select priority, scheduled_at, id
+                       from asyncjobs.live_jobs ready
+                      where ready.queue = lanes.queue and ready.kind = lanes.kind
+                        and ready.state = 0 and ready.runner is null
+                        and (ready.priority, ready.scheduled_at, ready.id)
+                            > (lanes.mark_priority, lanes.mark_scheduled_at, lanes.mark_id)
+                      order by ready.queue, ready.kind, ready.priority, ready.scheduled_at, ready.id
+                      limit lanes.room) next
+                   where not lanes.alone) turns) places
+   where place <= room
+   group by number
+)
+update asyncjobs.live_jobs
+   set runner = $9::bigint, token = token + 1, attempt = attempt + 1,
+       started_at = case when $10::boolean then clock_timestamp() end
+ where ctid = any (array(
+         select chosen.row
+           from shares
+           join lanes using (number)
+          cross join lateral (
+            select ready.ctid as row
+              from asyncjobs.live_jobs ready
+             where ready.queue = lanes.queue and ready.kind = lanes.kind
+               and ready.state = 0 and ready.runner is null
+               and (ready.priority, ready.scheduled_at, ready.id)
+                   > (lanes.mark_priority, lanes.mark_scheduled_at, lanes.mark_id)
+             order by ready.queue, ready.kind, ready.priority, ready.scheduled_at, ready.id
+             limit shares.share
+               for update skip locked) chosen))
+   and runner is null
+returning id, token, attempt, max_attempts, priority, queue, kind, method,
+          args::text, meta::text, tags, options::text, scheduled_at, created_at

@@ -1,0 +1,15 @@
+-- Make a session of the runner's own independent of what role and database prescribe, and quick to notice a dead network.
+-- $1 text  synchronous_commit: 'off' for claims alone. A claim that a server crash forgets is claimed again under another
+--          incarnation, so nothing is lost; the flush is taken out of the start latency.
+select set_config('synchronous_commit', $1::text, false),
+       set_config('statement_timeout', '0', false),
+       set_config('lock_timeout', '0', false),
+       set_config('idle_session_timeout', '0', false),
+       set_config('idle_in_transaction_session_timeout', '30s', false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('default_transaction_read_only', 'off', false),
+       set_config('tcp_keepalives_idle', '2', false),
+       set_config('tcp_keepalives_interval', '1', false),
+       set_config('tcp_keepalives_count', '3', false),
+       set_config('jit', 'off', false),
+       pg_backend_pid()

@@ -1,0 +1,25 @@
+-- Cancel a job: one that waits is final at once; a runner is asked to stop one that runs.
+-- $1 bigint id
+-- Returns 'cancelled', 'requested', or nothing when the job is final or unknown.
+with target as materialized (
+  select id from asyncjobs.live_jobs where id = $1::bigint and id > 0 for update
+), gone as (
+  delete from asyncjobs.live_jobs
+   where id in (select id from target) and runner is null
+  returning *
+), kept as (
+  insert into asyncjobs.finished_jobs
+         (id, finished_at, created_at, scheduled_at, started_at, runner, token, priority, attempt, max_attempts, crashes,
+          state, queue, kind, method, args, meta, tags, options, errors)
+  select id, clock_timestamp(), created_at, scheduled_at, started_at, runner, token, priority, attempt, max_attempts, crashes,
+         12, queue, kind, method, args, meta, tags, options, errors
+    from gone
+), asked as (
+  update asyncjobs.live_jobs
+     set cancel_requested = true
+   where id in (select id from target) and runner is not null
+  returning id
+)
+select 'cancelled' as answer, case when awaited then pg_notify('asyncjobs:finished', id::text)::text end from gone
+union all
+select 'requested', pg_notify('asyncjobs:cancel', id::text)::text from asked

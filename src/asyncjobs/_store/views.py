@@ -1,0 +1,71 @@
+"""For people: look at jobs and queues, and say what should become of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from asyncjobs._model.job import Job
+from asyncjobs._model.states import JobState
+from asyncjobs._store import rows
+from asyncjobs._store.session import Session
+
+
+async def get_job(session: Session, job_id: int) -> Job | None:
+    """One job, live or finished."""
+    row = await session.fetchrow("get_job", job_id)
+    return rows.job(row) if row else None
+
+
+async def list_jobs(
+    session: Session,
+    *,
+    states: Sequence[JobState] | None = None,
+    queues: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
+    before: int | None = None,
+    limit: int = 100,
+) -> list[Job]:
+    """Jobs, newest first."""
+    words = None if states is None else [state.value for state in states]
+    return [rows.job(row) for row in await session.fetch("list_jobs", words, queues, kinds, before, limit)]
+
+
+async def count_jobs(session: Session) -> dict[str, dict[JobState, int]]:
+    """How many jobs stand where: by queue, by state."""
+    counts: dict[str, dict[JobState, int]] = {}
+    for queue, state, jobs in await session.fetch("count_jobs"):
+        counts.setdefault(queue, {})[JobState(state)] = jobs
+    return counts
+
+
+async def await_job(session: Session, job_id: int) -> bool:
+    """Say that somebody awaits the job; False when it is not live."""
+    return await session.fetchval("await_job", job_id) is not None
+
+
+async def cancel_job(session: Session, job_id: int) -> Literal["cancelled", "requested"] | None:
+    """Cancel a waiting job, or ask the runner of a running one; None when it is final or unknown."""
+    answer: Literal["cancelled", "requested"] | None = await session.fetchval("cancel_job", job_id)
+    return answer
+
+
+async def retry_job(session: Session, job_id: int) -> str | None:
+    """Let a finished or waiting job run now: its queue; None when it is running, ready or unknown."""
+    queue: str | None = await session.fetchval("retry_job", job_id)
+    return queue
+
+
+async def pause_queue(session: Session, queue: str) -> None:
+    """Claim no more jobs of *queue*, in any process."""
+    await session.fetch("pause_queue", queue)
+
+
+async def resume_queue(session: Session, queue: str) -> None:
+    """Claim jobs of *queue* again."""
+    await session.fetch("resume_queue", queue)
+
+
+async def paused_queues(session: Session) -> set[str]:
+    """The queues nobody may claim from now."""
+    return {row[0] for row in await session.fetch("paused_queues")}

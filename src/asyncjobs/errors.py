@@ -1,0 +1,158 @@
+"""Everything asyncjobs raises, as one tree. Each error carries its own sentence and says what to do.
+
+::
+
+    JobsError
+    ├── InvalidDefinition   a job class, function or method asyncjobs cannot run     (TypeError)
+    ├── InvalidOption       an option of a job that makes no sense                   (ValueError)
+    ├── InvalidInput        inputs or a result that cannot be stored faithfully      (ValueError)
+    ├── UndecodableInput    stored inputs that do not fit this checkout's code       (ValueError)
+    ├── UnknownKind         a kind nobody has defined in this process                (LookupError)
+    ├── WrongConnection     a connection a job cannot be enqueued on                 (RuntimeError)
+    ├── WhichJobs           no Jobs, or more than one, could be meant                (RuntimeError)
+    ├── MisusedJobs         a Jobs opened twice, on a second loop, after a fork      (RuntimeError)
+    ├── DatabaseUnavailable Postgres cannot be reached                               (ConnectionError)
+    ├── SchemaMismatch      the database's schema is not the one this code needs     (RuntimeError)
+    │   ├── SchemaMissing
+    │   ├── SchemaTooOld
+    │   └── SchemaTooNew
+    ├── JobNotFound         no job has this id, or its transaction has not committed (LookupError)
+    ├── JobUnsuccessful     what `Handle.result` raises for a job without a result   (RuntimeError)
+    │   ├── JobFailed
+    │   ├── JobCancelled
+    │   └── JobSkipped
+    ├── ResultNotStored     the job completed, but its result could not be kept      (ValueError)
+    ├── LeaseLost           this runner no longer holds the job                      (RuntimeError)
+    └── AlreadyCompleted    a job was completed a second time                        (RuntimeError)
+"""
+
+from __future__ import annotations
+
+
+class JobsError(Exception):
+    """The root of the tree."""
+
+
+class InvalidDefinition(JobsError, TypeError):
+    """A class, function or method that cannot be a job; raised where it is defined."""
+
+
+class InvalidOption(JobsError, ValueError):
+    """An option that makes no sense: a negative delay, a naive datetime, an unknown word."""
+
+
+class InvalidInput(JobsError, ValueError):
+    """An input that cannot be stored faithfully; raised in the caller of `later`."""
+
+
+class UndecodableInput(JobsError, ValueError):
+    """Stored inputs do not fit the definition of this checkout."""
+
+
+class UnknownKind(JobsError, LookupError):
+    """No job of this kind is defined in this process."""
+
+
+class WrongConnection(JobsError, RuntimeError):
+    """A job cannot be enqueued on this connection: closed, foreign, failed or in AUTOCOMMIT."""
+
+
+class WhichJobs(JobsError, RuntimeError):
+    """No Jobs could be meant, or more than one."""
+
+
+class MisusedJobs(JobsError, RuntimeError):
+    """A Jobs was opened twice, on a second event loop, or after a fork."""
+
+
+class DatabaseUnavailable(JobsError, ConnectionError):
+    """Postgres cannot be reached with the parameters given."""
+
+
+class SchemaMismatch(JobsError, RuntimeError):
+    """The schema in the database is not the one this version of asyncjobs needs."""
+
+
+class SchemaMissing(SchemaMismatch):
+    """The database has no asyncjobs schema."""
+
+    def __init__(self, schema: str) -> None:
+        super().__init__(
+            f"this database has no schema {schema!r} of asyncjobs; run `python -m asyncjobs migrate` "
+            "or `await jobs.migrate()` once, or pass schema= if it has another name"
+        )
+
+
+class SchemaTooOld(SchemaMismatch):
+    """The code is newer than the schema: migrate."""
+
+    def __init__(self, schema: str, found: int, needed: int) -> None:
+        super().__init__(
+            f"schema {schema!r} is at version {found}, this asyncjobs needs {needed}; "
+            "run `python -m asyncjobs migrate` or `await jobs.migrate()`"
+        )
+
+
+class SchemaTooNew(SchemaMismatch):
+    """The schema is newer than the code can work with: upgrade asyncjobs."""
+
+    def __init__(self, schema: str, found: int, known: int) -> None:
+        super().__init__(
+            f"schema {schema!r} is at version {found} and no longer serves this asyncjobs (version {known}); "
+            "upgrade the asyncjobs-pg package in this process"
+        )
+
+
+class JobNotFound(JobsError, LookupError):
+    """No job with this id can be seen."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(
+            f"no job {job_id} can be seen: the transaction that enqueued it is still open or was rolled back, "
+            "or the job finished so long ago that it was pruned"
+        )
+        self.job_id = job_id
+
+
+class JobUnsuccessful(JobsError, RuntimeError):
+    """The job is final and has no result."""
+
+    def __init__(self, message: str, job_id: int) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobFailed(JobUnsuccessful):
+    """No attempts are left; the remote traceback is the `__cause__`."""
+
+
+class JobCancelled(JobUnsuccessful):
+    """Somebody said stop."""
+
+
+class JobSkipped(JobUnsuccessful):
+    """There was nothing left to do: `needed()` said no."""
+
+
+class RemoteTraceback(Exception):  # noqa: N818 -- it is not an error of ours but the picture of another process' one
+    """The traceback of a failed attempt, as text, from the process that ran it."""
+
+
+class ResultNotStored(JobsError, ValueError):
+    """The job completed, but what it returned could not be stored."""
+
+
+class LeaseLost(JobsError, RuntimeError):
+    """This runner no longer holds the job: another may run it, so nothing may be written for it."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} was taken from this runner; what it wrote in this transaction is rolled back")
+        self.job_id = job_id
+
+
+class AlreadyCompleted(JobsError, RuntimeError):
+    """A job completes once."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(f"job {job_id} was already completed by this attempt; complete it once, as the last statement")
+        self.job_id = job_id
