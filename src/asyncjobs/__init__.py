@@ -1,1 +1,89 @@
-"""Background jobs on the Postgres your application already has."""
+"""Background jobs on the Postgres your application already has.
+
+A service object runs now or later; the job commits or rolls back with your data, and runs inside the web process.
+"""
+
+from asyncjobs._app import Jobs
+from asyncjobs._define.definition import job
+from asyncjobs._define.dependency import Dependency
+from asyncjobs._define.enqueueing import Prepared
+from asyncjobs._define.handle import Handle
+from asyncjobs._define.service import Later
+from asyncjobs._engine.context import CurrentJob, current_job
+from asyncjobs._enqueue.options import LaterOptions
+from asyncjobs._model.backoff import Backoff, Constant, Exponential
+from asyncjobs._model.job import AttemptError, Job
+from asyncjobs._model.options import JobOptions
+from asyncjobs._model.states import JobState
+from asyncjobs._model.verbs import Cancel, Snooze
+from asyncjobs._store.connection import Connection
+from asyncjobs.errors import (
+    AlreadyCompleted,
+    DatabaseUnavailable,
+    InvalidDefinition,
+    InvalidInput,
+    InvalidOption,
+    JobCancelled,
+    JobFailed,
+    JobNotFound,
+    JobsError,
+    JobSkipped,
+    JobUnsuccessful,
+    LeaseLost,
+    MisusedJobs,
+    RemoteTraceback,
+    ResultNotStored,
+    SchemaMismatch,
+    SchemaMissing,
+    SchemaTooNew,
+    SchemaTooOld,
+    UndecodableInput,
+    UnknownKind,
+    WhichJobs,
+    WrongConnection,
+)
+
+__all__ = [
+    "AlreadyCompleted",
+    "AttemptError",
+    "Backoff",
+    "Cancel",
+    "Connection",
+    "Constant",
+    "CurrentJob",
+    "DatabaseUnavailable",
+    "Dependency",
+    "Exponential",
+    "Handle",
+    "InvalidDefinition",
+    "InvalidInput",
+    "InvalidOption",
+    "Job",
+    "JobCancelled",
+    "JobFailed",
+    "JobNotFound",
+    "JobOptions",
+    "JobSkipped",
+    "JobState",
+    "JobUnsuccessful",
+    "Jobs",
+    "JobsError",
+    "LaterOptions",
+    "LeaseLost",
+    "Later",
+    "MisusedJobs",
+    "Prepared",
+    "RemoteTraceback",
+    "ResultNotStored",
+    "SchemaMismatch",
+    "SchemaMissing",
+    "SchemaTooNew",
+    "SchemaTooOld",
+    "Snooze",
+    "UndecodableInput",
+    "UnknownKind",
+    "WhichJobs",
+    "WrongConnection",
+    "current_job",
+    "job",
+]

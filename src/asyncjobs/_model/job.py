@@ -36,7 +36,7 @@ class Lane:
     kind: str
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(eq=False)
 class ClaimedJob:
     """A job this runner holds, until it says what came of it or is rescued."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from asyncjobs._model.job import Lane
 from asyncjobs._store.session import Session
 
@@ -11,16 +13,22 @@ async def promote_jobs(session: Session, limit: int) -> dict[Lane, int]:
     return {Lane(queue, kind): jobs for queue, kind, jobs in await session.fetch("promote_jobs", limit)}
 
 
-async def next_due(session: Session) -> float | None:
-    """Seconds until the next scheduled or retryable job is due."""
-    due: float | None = await session.fetchval("next_due")
-    return due
+class Rescue(NamedTuple):
+    """What became of a dead incarnation's jobs."""
+
+    waiting: int  #: they wait again
+    failed: int  #: they killed too many runners
 
 
-async def rescue_jobs(session: Session, incarnation: int, max_crashes: int, error: str) -> tuple[int, int]:
-    """Take back what a dead incarnation held: how many jobs wait again, how many were failed as killers."""
-    rescued, failed, *_ = await session.fetchrow("rescue_jobs", incarnation, max_crashes, error)
-    return rescued, failed
+async def rescue_jobs(session: Session, incarnation: int, *, blame: bool, max_crashes: int, error: str) -> Rescue:
+    """Take back what *incarnation* held; with *blame*, a job it had begun gets a crash on its record."""
+    waiting, failed, *_ = await session.fetchrow("rescue_jobs", incarnation, max_crashes, error, blame)
+    return Rescue(waiting, failed)
+
+
+async def find_orphans(session: Session) -> list[int]:
+    """Incarnations that hold jobs and are on no list."""
+    return [row[0] for row in await session.fetch("find_orphans")]
 
 
 async def prune_jobs(session: Session, keep: float, keep_failed: float, limit: int) -> int:

@@ -46,9 +46,18 @@ class Claim:
     token: int
 
 
-async def find_lanes(session: Session) -> list[Lane]:
-    """Every lane in which a job is ready now."""
-    return [Lane(queue, kind) for queue, kind in await session.fetch("find_lanes")]
+class Surroundings(NamedTuple):
+    """What a claimer sees when it looks around."""
+
+    lanes: list[Lane]  #: where a job is ready now
+    due: float | None  #: seconds until the next scheduled job is due; negative when it is overdue
+    paused: frozenset[str]  #: queues nobody may claim from
+
+
+async def look_around(session: Session) -> Surroundings:
+    """Where jobs are ready, when the next is due, which queues are paused."""
+    queues, kinds, due, paused = await session.fetchrow("look_around")
+    return Surroundings([Lane(*lane) for lane in zip(queues, kinds, strict=True)], due, frozenset(paused))
 
 
 async def claim_jobs(

@@ -1,13 +1,15 @@
 -- Take back every job a dead incarnation held, and forget the incarnation.
 --
 -- $1 bigint   the incarnation   $2 integer  crashes after which a job is failed   $3 text  the error to remember, JSON
+-- $4 boolean  whether a crash is to blame; false when its process lives on under another incarnation
 -- A job it had begun gets a crash on its record, and after $2 of them it is failed: it may be what kills runners.
 -- A job it had only prefetched is innocent. Both get the attempt back. Tokens stay, so the dead one's writes, should it
 -- come to life again, are refused. Locks are taken in id order, the order everybody takes them in.
 with dead as (
-  select incarnation, begun from asyncjobs.runners where incarnation = $1::bigint for update
+  select $1::bigint as incarnation,
+         coalesce((select begun from asyncjobs.runners where incarnation = $1::bigint), '{}') as begun
 ), held as materialized (
-  select live_jobs.id, live_jobs.started_at is not null or live_jobs.id = any (dead.begun) as begun
+  select live_jobs.id, $4::boolean and (live_jobs.started_at is not null or live_jobs.id = any (dead.begun)) as begun
     from asyncjobs.live_jobs, dead
    where live_jobs.state = 0 and live_jobs.runner = dead.incarnation
    order by live_jobs.id

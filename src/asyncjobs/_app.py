@@ -1,0 +1,317 @@
+"""`Jobs`: an application's jobs on one database. Settings, wired; the parts are below."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, Literal, TypeVar, Unpack
+
+import anyio
+
+from asyncjobs._asgi import ASGIApp, Lifespan, Wrapped, around
+from asyncjobs._define import registry
+from asyncjobs._define.enqueueing import Prepared, call_options, codec_of, enqueue_many
+from asyncjobs._define.handle import Handle, reader_by_kind
+from asyncjobs._engine.slots import make_pools
+from asyncjobs._engine.supply import missing
+from asyncjobs._enqueue import ambient
+from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._enqueue.options import LaterOptions
+from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.job import Job
+from asyncjobs._model.options import check_name
+from asyncjobs._model.states import JobState
+from asyncjobs._runner.runner import Runner, Settings
+from asyncjobs._runner.supervisor import Supervisor
+from asyncjobs._store import views
+from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql
+from asyncjobs._store.source import Connect, DsnSource, EngineSource, PoolSource, Source
+from asyncjobs._store.statements import DEFAULT_SCHEMA, check_schema
+from asyncjobs._upkeep.janitor import Retention
+from asyncjobs.errors import DatabaseUnavailable, InvalidOption, MisusedJobs, WhichJobs
+
+R = TypeVar("R")
+
+
+class Jobs(Enqueuer):
+    """An application's jobs.
+
+    One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
+    slots; without it every queue is served, by *slots* slots in all (20). *connect* opens the runner's own connections,
+    where passwords rotate. *provide* makes what jobs depend on. *keep* and *keep_failed* say how long finished jobs stay;
+    *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON. Durations are timedeltas or
+    seconds. With *listen* False nothing needs a session of its own, as behind a transaction pooler: jobs are polled for.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        pool: Any = None,
+        engine: Any = None,
+        connect: Connect | None = None,
+        queues: Mapping[str, int] | None = None,
+        slots: int | None = None,
+        provide: Mapping[Any, Callable[[], Any]] | None = None,
+        schema: str = DEFAULT_SCHEMA,
+        keep: Duration = 24 * 3600,
+        keep_failed: Duration = 30 * 24 * 3600,
+        shutdown_timeout: Duration = 8,
+        payload_limit: int = 1_000_000,
+        listen: bool = True,
+        vigilance: Vigilance | None = None,
+    ) -> None:
+        self._own_source = source = _source(dsn, pool, engine, connect)
+        super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
+        for queue in queues or ():
+            check_name(queue, "queue")
+        if queues is not None and slots is not None:
+            raise InvalidOption("queues= gives each queue its slots; leave slots= out")
+        make_pools(queues, slots)
+        self._provide = dict(provide or {})
+        self._settings = Settings(
+            pools=lambda: make_pools(queues, slots),
+            provide=self._provide,
+            retention=Retention(seconds(keep, "keep"), seconds(keep_failed, "keep_failed")),
+            listens=listen,
+            vigilance=vigilance or Vigilance(),
+            shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
+        )
+        self._opened: tuple[asyncio.AbstractEventLoop, int] | None = None
+        self._bindings: list[AbstractAsyncContextManager[Any]] = []
+        self._supervisor: Supervisor | None = None
+
+    def __repr__(self) -> str:
+        return f"<Jobs {self._own_source!r} schema {self.schema!r}>"
+
+    # Opening and running.
+
+    async def __aenter__(self) -> Jobs:
+        """Enqueue, and run nothing."""
+        opening = self._open()
+        self._bindings.append(opening)
+        await opening.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._bindings.pop().__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Jobs]:
+        """Enqueue and run jobs. Postgres may be down: they run as soon as it is back.
+
+        Raises SchemaMissing, SchemaTooOld or SchemaTooNew, and InvalidDefinition for a dependency nobody provides.
+        """
+        self._check_provided()
+        async with self._open():
+            await self._check_schema()
+            self._supervisor = Supervisor(
+                self,
+                lambda: Runner(self, self._own_source, codec_of(self), self._settings),
+                self._settings.shutdown,
+            )
+            try:
+                async with self._supervisor.running():
+                    yield self
+            finally:
+                self._supervisor = None
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        if self._opened is not None:
+            raise MisusedJobs(
+                f"{self!r} is open already{'' if self._opened[0] is loop else ' on another event loop'}; "
+                "open it once, in the application's lifespan, and share it"
+            )
+        self._opened = (loop, os.getpid())
+        ambient.opened(self)
+        try:
+            with ambient.bound(self):
+                yield
+        finally:
+            ambient.closed(self)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+                await self.close_enqueuing()
+                await self._own_source.close()
+            self._opened = None
+
+    def _check_provided(self) -> None:
+        for definition in registry.definitions():
+            for wanted in definition.dependencies():
+                if wanted not in self._provide:
+                    raise InvalidOption(f"{definition.kind} cannot run here: {missing(wanted)}")
+
+    async def _check_schema(self) -> None:
+        try:
+            async with self.connection() as connection:
+                await check_schema_version(self.session(connection))
+        except DatabaseUnavailable as error:
+            import logging  # noqa: PLC0415
+
+            logging.getLogger("asyncjobs").warning("starting without Postgres; jobs run when it is back: %s", error)
+
+    async def store(self, jobs: Sequence[Any], on: Any) -> list[int]:
+        self._check_open()
+        return await super().store(jobs, on)
+
+    def connection(self) -> Any:
+        self._check_open()
+        return super().connection()
+
+    def _check_open(self) -> None:
+        if self._opened is None:
+            raise WhichJobs(f"{self!r} is not open; enter `async with jobs:` or its lifespan first")
+        loop, pid = self._opened
+        if pid != os.getpid():
+            raise MisusedJobs("this process was forked from one that had the Jobs open; open it after the fork")
+        if loop is not asyncio.get_running_loop():
+            raise MisusedJobs(f"{self!r} is open on another event loop; enqueue on that one")
+
+    # In the web application.
+
+    def lifespan(self, app: Any) -> AbstractAsyncContextManager[Mapping[str, Any]]:
+        """`FastAPI(lifespan=jobs.lifespan)`; Starlette's too, and `Litestar(lifespan=[jobs.lifespan])`."""
+        return around(self.running, _no_lifespan)(app)  # type: ignore[return-value]
+
+    def wrap(self, lifespan: Lifespan) -> Lifespan:
+        """`Starlette(lifespan=jobs.wrap(mine))`: jobs run around the application's own lifespan."""
+        return around(self.running, lifespan)
+
+    def asgi(self, app: ASGIApp) -> ASGIApp:
+        """Any ASGI application, with jobs running in its lifespan."""
+        return Wrapped(self.running, app)
+
+    @contextmanager
+    def _bound(self, on: Any) -> Any:
+        with ambient.bound(self, on):
+            yield self
+
+    def on(self, connection: Any) -> _On:
+        """`async with jobs.on(session):` — what `later` enqueues below it joins the session's transaction."""
+        return _On(self, connection)
+
+    # Jobs, from outside.
+
+    def handle(self, job_id: int) -> Handle[Any]:
+        """The handle of a job whose id was kept."""
+        return Handle(int(job_id), True, self, reader_by_kind(codec_of(self)))
+
+    async def enqueue_many(
+        self, prepared: Iterable[Prepared[R]], **options: Unpack[_Where]
+    ) -> list[Handle[R]]:
+        """Enqueue many calls in one statement, all or none: `[send.prepare(1), export.prepare("call"), …]`."""
+        call_options(options, "enqueue_many")
+        return await enqueue_many(prepared, self, options.get("on"))
+
+    async def get_job(self, job_id: int) -> Job | None:
+        """One job with all that is known of it, or None."""
+        return await self.find_job(job_id)
+
+    async def list_jobs(
+        self,
+        *,
+        states: Sequence[JobState | str] | None = None,
+        queues: Sequence[str] | None = None,
+        kinds: Sequence[str] | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Job]:
+        """Jobs, newest first; page on with *before* the last id seen."""
+        words = None if states is None else [JobState(state) for state in states]
+        async with self.connection() as connection:
+            return await views.list_jobs(
+                self.session(connection), states=words, queues=queues, kinds=kinds, before=before, limit=limit
+            )
+
+    async def count_jobs(self) -> dict[str, dict[JobState, int]]:
+        """How many jobs stand where: by queue, by state."""
+        async with self.connection() as connection:
+            return await views.count_jobs(self.session(connection))
+
+    async def retry(self, job_id: int) -> bool:
+        """Let a finished job run again, with all its attempts, or a waiting one before its time. False when it cannot."""
+        async with self.connection() as connection:
+            queue = await views.retry_job(self.session(connection), job_id)
+        if queue is not None and self.runner is not None:
+            self.runner.wake(())
+        return queue is not None
+
+    async def cancel(self, job_id: int) -> Literal["cancelled", "requested"] | None:
+        """Stop a job; see `Handle.cancel`."""
+        return await self.handle(job_id).cancel()
+
+    async def pause(self, queue: str) -> None:
+        """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
+        async with self.connection() as connection:
+            await views.pause_queue(self.session(connection), check_name(queue, "queue"))
+
+    async def resume(self, queue: str) -> None:
+        """Claim jobs of *queue* again."""
+        async with self.connection() as connection:
+            await views.resume_queue(self.session(connection), check_name(queue, "queue"))
+
+    async def work_off(self) -> None:
+        """Wait until the runner of this Jobs has run what is due. Raises WhichJobs when none runs."""
+        if self._supervisor is None:
+            raise WhichJobs(f"{self!r} runs no jobs; enter `async with jobs.running():` first")
+        await self._supervisor.runner.connected()
+        while not self._supervisor.runner.is_idle:
+            await asyncio.sleep(0.02)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Jobs should run here, and cannot: Postgres is away. For a health check; requests are served all the same."""
+        return self._supervisor is not None and not self._supervisor.runner.is_connected
+
+    # The schema.
+
+    async def migrate(self) -> list[str]:
+        """Bring the database to the schema this version needs: the names of the migrations applied."""
+        connection = await self._own_source.connect()
+        try:
+            return [migration.name for migration in await migrate(connection, self.schema)]
+        finally:
+            await connection.close()
+
+    def migration_sql(self) -> str:
+        """What `migrate` would run on an empty database, as a script."""
+        return migration_sql(self.schema)
+
+
+class _Where(LaterOptions, total=False):
+    """Where many jobs are stored."""
+
+
+class _On:
+    """`jobs.on(session)`, entered."""
+
+    def __init__(self, jobs: Jobs, connection: Any) -> None:
+        self._jobs = jobs
+        self._bound = ambient.bound(jobs, connection)
+
+    async def __aenter__(self) -> Jobs:
+        self._bound.__enter__()
+        return self._jobs
+
+    async def __aexit__(self, *error: object) -> None:
+        self._bound.__exit__(None, None, None)
+
+
+@asynccontextmanager
+async def _no_lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ARG001
+    yield
+
+
+def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None) -> Source:
+    given = [name for name, value in (("a DSN", dsn), ("pool=", pool), ("engine=", engine)) if value is not None]
+    if len(given) != 1:
+        raise InvalidOption(f"Jobs takes one of a DSN, pool= and engine=; it got {' and '.join(given) or 'none'}")
+    if dsn is not None:
+        return DsnSource(dsn, connect)
+    if pool is not None:
+        return PoolSource(pool, connect)
+    return EngineSource(engine, connect)

@@ -1,0 +1,1 @@
+"""Where users' classes, functions and values become definitions and rows, and back."""

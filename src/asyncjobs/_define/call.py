@@ -1,0 +1,35 @@
+"""A job made ready to run: the user's function with its arguments in place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class Call:
+    """What an attempt calls, and what it should know before and after."""
+
+    function: Callable[[], Any]
+    is_async: bool
+    result_type: Any
+    what: str  #: for messages: `ExportStations.call`
+    needed: Callable[[], bool | Awaitable[bool]] | None = (
+        None  #: asked first: is there still something to do?
+    )
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling *function* gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__func__", None)
+    )
+
+
+def return_type(hints: dict[str, Any]) -> Any:
+    """The declared result; None's type is written `None`."""
+    declared = hints.get("return", Any)
+    return type(None) if declared is None else declared

@@ -1,0 +1,102 @@
+"""From a call that was meant for later to a stored job and its handle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from asyncjobs._define.codec import Codec
+from asyncjobs._define.handle import Handle, typed_reader
+from asyncjobs._enqueue.ambient import which
+from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._enqueue.options import check_later_options
+from asyncjobs._model.durations import seconds
+from asyncjobs._model.job import NewJob
+from asyncjobs._model.options import stored_options
+
+R = TypeVar("R")
+
+
+@attrs.frozen
+class Prepared(Generic[R]):
+    """A call with its inputs, checked, that `later` or `jobs.enqueue_many` stores."""
+
+    kind: str
+    method: str | None
+    what: str
+    encode: Callable[[Codec], str]
+    result_type: Any
+    defined: Mapping[str, Any]  #: the options of the definition, merged over the defaults
+    call: Mapping[str, Any]  #: the options of this call
+
+    def new_job(self, codec: Codec) -> NewJob:
+        """The job to store. Raises InvalidInput."""
+        call, options = self.call, self.defined
+        if not call:
+            meta = options.get("meta")
+            return NewJob(
+                kind=self.kind,
+                method=self.method,
+                args=self.encode(codec),
+                queue=options["queue"],
+                priority=options["priority"],
+                max_attempts=options["max_attempts"],
+                tags=options.get("tags"),
+                meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
+            )
+        merged = {**options, **call}
+        meta = merged.get("meta")
+        return NewJob(
+            kind=self.kind,
+            method=self.method,
+            args=self.encode(codec),
+            queue=merged["queue"],
+            priority=merged["priority"],
+            max_attempts=merged["max_attempts"],
+            delay=seconds(call["delay"], "delay") if "delay" in call else None,
+            scheduled_at=call.get("at"),
+            tags=merged.get("tags"),
+            meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
+            options=stored_options(call),
+        )
+
+    def handle(self, job_id: int, jobs: Enqueuer, codec: Codec) -> Handle[R]:
+        """The handle of the stored job."""
+        return Handle(job_id, True, jobs, typed_reader(self.result_type, codec, self.what))
+
+
+async def enqueue(prepared: Prepared[R]) -> Handle[R]:
+    """Store one call."""
+    (handle,) = await enqueue_many([prepared], prepared.call.get("jobs"), prepared.call.get("on"))
+    return handle
+
+
+async def enqueue_many(
+    prepared: Iterable[Prepared[R]], jobs: Enqueuer | None = None, on: Any = None
+) -> list[Handle[R]]:
+    """Store many calls in one statement, all or none; their handles in the order given."""
+    calls: Sequence[Prepared[R]] = list(prepared)
+    jobs, on = which(jobs, on)
+    codec = codec_of(jobs)
+    ids = await jobs.store([call.new_job(codec) for call in calls], on)
+    return [call.handle(job_id, jobs, codec) for call, job_id in zip(calls, ids, strict=True)]
+
+
+def call_options(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The options of one call, checked."""
+    if given:
+        check_later_options(given, where)
+    return given
+
+
+_codecs: dict[int, Codec] = {}
+
+
+def codec_of(jobs: Enqueuer) -> Codec:
+    """The codec with the limit of *jobs*."""
+    limit = jobs.payload_limit
+    if limit not in _codecs:
+        _codecs[limit] = Codec(limit=limit)
+    return _codecs[limit]

@@ -1,0 +1,349 @@
+"""Claim what the slots have room for, and sleep when there is nothing, so that one enqueue wakes at once.
+
+Falling asleep, on the claimer's own connection:
+
+1. a claim from the start of every lane comes back empty, and a look around finds no lane with a job;
+2. announce: take the shared lock that enqueuers probe (`asyncjobs.wake`), and a transaction id of one's own;
+3. claim again, at growing intervals, until every transaction is over that may have probed before (find_horizon.sql);
+4. sleep until a notification, a wake-up from this process, the next due job, or the poll: the net below it all.
+
+While jobs keep coming the announcement stands for 50 ms more, so that a trickle costs no locking; under load it is
+withdrawn, and enqueuing sends no notifications at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from asyncjobs._engine.identity import Identity
+from asyncjobs._engine.lanes import Lanes
+from asyncjobs._engine.link import Patience, link
+from asyncjobs._engine.pace import Pace
+from asyncjobs._engine.slots import EVERY_QUEUE, Pool
+from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._store.chores import promote_jobs
+from asyncjobs._store.claims import (
+    A_BATCH,
+    Claim,
+    adopt_jobs,
+    announce_idle,
+    begin_jobs,
+    claim_jobs,
+    is_past_horizon,
+    look_around,
+    withdraw_idle,
+)
+from asyncjobs._store.session import Session
+from asyncjobs._store.source import Source
+
+logger = logging.getLogger("asyncjobs")
+
+LOOK_EVERY = 1.0  #: seconds between looks around while busy: new lanes, paused queues, forgotten marks
+KEEP_ANNOUNCED = 0.050
+HORIZON_FROM, HORIZON_TO = 0.002, 0.050
+
+
+@attrs.frozen
+class Rhythm:
+    """How often to look when nothing wakes us, in seconds."""
+
+    listens: bool = True
+    poll: float = 2.0  #: with notifications: the net below them
+    poll_from: float = 0.02  #: without: at first …
+    poll_to: float = 0.25  #: … and at most
+
+
+class Claimer:
+    """Keeps the slots supplied."""
+
+    def __init__(
+        self,
+        source: Source,
+        schema: str,
+        identity: Identity,
+        pools: Sequence[Pool],
+        pace: Pace,
+        kinds: Callable[[], frozenset[str]],
+        rhythm: Rhythm,
+        claimed: Callable[[Iterable[ClaimedJob]], None],
+    ) -> None:
+        self._source = source
+        self._schema = schema
+        self._identity = identity
+        self._pools = pools
+        self._pace = pace
+        self._kinds = kinds
+        self._rhythm = rhythm
+        self._claimed = claimed  #: told of every job this runner answers for from now
+        self._lanes = Lanes(pools)
+        self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
+        self._quiet = False
+        self._begun: set[int] = set()  # prefetched jobs that run: what runners.begun says
+        self._unknown: set[str] = set()
+        self._reset()
+
+    def _reset(self) -> None:
+        """What is only true of one connection, or of what was seen over it."""
+        self._drained = False
+        self._looked_at = 0.0
+        self._due_at: float | None = None
+        self._announced: set[str] = set()
+        self._hungry_at = 0.0  #: when the slots last had nothing to do
+        self._own_xid: int | None = None  #: to be waited out before sleeping
+        self._pause = 0.0
+
+    # From the rest of the runner.
+
+    def wake(self, lanes: Iterable[Lane] = ()) -> None:
+        """There may be jobs: in these lanes, or anywhere."""
+        self._lanes.see(lanes, time.monotonic())
+        self._drained = False
+        self._pause = 0.0
+        self._changed.set()
+
+    def slot_freed(self) -> None:
+        """A job has left its slot."""
+        self._changed.set()
+
+    def ended(self, job_id: int) -> None:
+        """A job runs no more."""
+        self._begun.discard(job_id)
+
+    def look_again(self) -> None:
+        """A queue was paused or resumed."""
+        self._looked_at = 0.0
+        self.wake()
+
+    def quiet(self) -> None:
+        """Claim nothing more, from this moment on."""
+        self._quiet = True
+        self._changed.set()
+
+    def is_hungry(self, queue: str) -> bool:
+        """It takes a job of *queue* as soon as it is woken, so nobody else need be."""
+        pool = self._lanes.pool_of(queue)
+        connected = self._identity.current is not None
+        return pool is not None and pool.free > 0 and connected and not self._quiet and queue not in self._lanes.paused
+
+    @property
+    def is_drained(self) -> bool:
+        """The last claim found nothing, and nothing was heard of since."""
+        return self._drained
+
+    # The loop.
+
+    async def run(self) -> None:
+        """Claim, for ever."""
+        patience = Patience("the claimer")
+        while True:
+            try:
+                async with link(self._source, self._schema, pooled=not self._rhythm.listens, durable=False) as session:
+                    patience.succeeded()
+                    self._reset()
+                    while True:
+                        await self._turn(session)
+            except Exception as error:
+                # The reply of a claim may be lost with the connection: what it claimed must not stay ours unknown to us.
+                self._identity.doubt()
+                await patience.wait_after(error)
+
+    async def _turn(self, session: Session) -> None:
+        """One turn: begin what waits for a slot, claim what there is room for, or sleep."""
+        incarnation = await self._identity.known()
+        self._changed.clear()
+        now = time.monotonic()
+        if self._quiet:
+            await self._changed.wait()
+            return
+        await self._withdraw_when_busy(session)
+        if await self._begin(session, incarnation):
+            return
+        if self._due_at is not None and now >= self._due_at:
+            await self._promote(session)
+        if now - self._looked_at > LOOK_EVERY and not self._drained:
+            await self._look(session)
+        rooms = self._rooms()
+        if rooms and not self._drained:
+            if await self._claim(session, incarnation, rooms):
+                return
+        if not rooms or not self._drained or await self._ready_to_sleep(session):
+            await self._sleep()
+
+    def _rooms(self) -> dict[Pool, int]:
+        """How many jobs each pool can take now; a claim for a few more than wait already is not worth its round trip."""
+        rooms = {}
+        for pool in self._pools:
+            lanes = self._lanes.of(pool)
+            allowance = self._pace.prefetch((lane.kind for lane in lanes), pool.size) if lanes else 0
+            waiting = len(pool.prefetched)
+            room = min(pool.free + allowance - waiting, A_BATCH)
+            if room > 0 and (waiting == 0 or room >= allowance / 2):
+                rooms[pool] = room
+        return rooms
+
+    async def _begin(self, session: Session, incarnation: int) -> bool:
+        """Let prefetched jobs begin in the slots that are free: only those, so that nobody else is blamed for a crash."""
+        chosen = {pool: min(pool.free, len(pool.prefetched)) for pool in self._pools}
+        if not any(chosen.values()):
+            return False
+        beginning = {pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count}
+        ids = {job.id for jobs in beginning.values() for job in jobs}
+        if not await begin_jobs(session, incarnation, sorted(self._begun | ids)):
+            self._identity.doubt()  # somebody declared this incarnation dead
+            return True
+        self._begun |= ids
+        for pool, jobs in beginning.items():
+            for job in jobs:
+                # Not there: it was taken from this runner meanwhile.
+                if pool.prefetched and pool.prefetched[0] is job:
+                    pool.begin([pool.prefetched.popleft()])
+        return True
+
+    async def _claim(self, session: Session, incarnation: int, rooms: dict[Pool, int]) -> bool:
+        """Claim once; True when there may be more to do before sleeping."""
+        kinds = self._kinds()
+        requests = self._lanes.requests(rooms, kinds)
+        jobs: list[ClaimedJob] = []
+        if requests:
+            begin = all(room <= pool.free for pool, room in rooms.items())
+            jobs = await claim_jobs(session, requests, incarnation, begin=begin)
+            if self._identity.current != incarnation:
+                jobs = await self._keep_adopted(session, incarnation, jobs)
+            self._claimed(jobs)
+            self._lanes.advance(jobs, time.monotonic())
+            self._hand_out(jobs, begin=begin)
+        if jobs:
+            if len(jobs) < sum(rooms.values()):
+                self._lanes.forget_marks()
+            return True
+        if self._lanes.forget_marks():
+            return True  # empty beyond the marks: look before them
+        found = await self._look(session)
+        if any(lane.kind in kinds and self._room_for(lane, rooms) for lane in found):
+            return True
+        self._drained = not self._changed.is_set()
+        return not self._drained
+
+    def _room_for(self, lane: Lane, rooms: dict[Pool, int]) -> bool:
+        return lane.queue not in self._lanes.paused and any(pool.serves(lane.queue) for pool in rooms)
+
+    async def _keep_adopted(self, session: Session, old: int, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
+        """The keeper changed the incarnation while this claim was under way: take what it brought over."""
+        new = await self._identity.known()
+        adopted = await adopt_jobs(session, old, new, [Claim(job.id, job.token) for job in jobs])
+        return [job for job in jobs if job.id in adopted]
+
+    def _hand_out(self, jobs: Iterable[ClaimedJob], *, begin: bool) -> None:
+        for job in jobs:
+            pool = self._lanes.pool_of(job.queue)
+            assert pool is not None
+            if begin:
+                pool.begin([job])
+            else:
+                pool.prefetched.append(job)
+
+    async def _look(self, session: Session) -> list[Lane]:
+        lanes, due, paused = await look_around(session)
+        now = self._looked_at = time.monotonic()
+        self._due_at = None if due is None else now + due
+        self._lanes.paused = paused
+        self._lanes.forget_old(now)
+        known = self._kinds()
+        for lane in lanes:
+            if lane.kind not in known and lane.kind not in self._unknown:
+                self._unknown.add(lane.kind)
+                logger.warning(
+                    "jobs of kind %r wait in queue %r: this process does not define it and leaves them to one that does",
+                    lane.kind,
+                    lane.queue,
+                )
+        mine = [lane for lane in lanes if lane.kind in known and self._lanes.pool_of(lane.queue)]
+        self._lanes.see(mine, now)
+        self._lanes.forget_marks()
+        return mine
+
+    async def _promote(self, session: Session) -> None:
+        promoted = await promote_jobs(session, A_BATCH)
+        if sum(promoted.values()) < A_BATCH:
+            await self._look(session)  # when the next one is due
+        known = self._kinds()
+        self.wake(lane for lane in promoted if lane.kind in known and self._lanes.pool_of(lane.queue))
+
+    # Sleeping.
+
+    async def _ready_to_sleep(self, session: Session) -> bool:
+        """Announce that this runner is idle, and make sure that nobody looked for it just before."""
+        if not self._rhythm.listens:
+            return True
+        missing = self._queues_with_free_slots() - self._announced
+        if missing:
+            refused, self._own_xid = await announce_idle(session, sorted(missing))
+            self._announced |= missing - set(refused)
+            self._drained = False  # claim once more, now that enqueuers can see us
+            self._pause = HORIZON_FROM
+            return False
+        if self._own_xid is not None:
+            past = await is_past_horizon(session, self._own_xid)
+            if past:
+                self._own_xid = None
+            else:
+                await self._wait(self._pause)
+                self._pause = min(self._pause * 2, HORIZON_TO)
+            self._drained = False
+            return False
+        self._hungry_at = time.monotonic()
+        return True
+
+    def _queues_with_free_slots(self) -> set[str]:
+        return {
+            pool.queue
+            for pool in self._pools
+            if pool.free > 0 and (pool.queue == EVERY_QUEUE or pool.queue not in self._lanes.paused)
+        }
+
+    async def _withdraw_when_busy(self, session: Session) -> None:
+        idle = self._queues_with_free_slots() if self._drained else set()
+        if idle >= self._announced:
+            self._hungry_at = time.monotonic()
+            return
+        if time.monotonic() - self._hungry_at > KEEP_ANNOUNCED:
+            busy = self._announced - idle
+            await withdraw_idle(session, sorted(busy))
+            self._announced -= busy
+
+    async def _sleep(self) -> None:
+        """Until something happens, a job is due, or it is time to look."""
+        if self._rhythm.listens:
+            limit = self._rhythm.poll
+        else:
+            limit = self._pause = min(max(self._pause * 2, self._rhythm.poll_from), self._rhythm.poll_to)
+        if self._due_at is not None:
+            limit = min(limit, max(0.0, self._due_at - time.monotonic()))
+        if self._drained and self._announced and not self._queues_with_free_slots() >= self._announced:
+            limit = min(limit, KEEP_ANNOUNCED)
+        drained = self._drained
+        woken = await self._wait(limit)
+        if drained:
+            self._hungry_at = time.monotonic()
+        if not woken:
+            pause = self._pause
+            self.wake()  # nothing happened: look all the same
+            self._pause = pause
+
+    async def _wait(self, limit: float) -> bool:
+        """Wait until something changed, at most *limit* seconds."""
+        if self._changed.is_set():
+            return True
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(limit, self._changed.set)
+        started = loop.time()
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+        return loop.time() - started < limit

@@ -1,0 +1,141 @@
+"""Write what attempts came to, as many at a time as have gathered, until the database has them or says they are not ours.
+
+Self-clocked: while one statement is under way the next outcomes gather. An idle runner writes one at once; a busy one
+writes hundreds. Outcomes are kept until written: an outage delays them, whatever its length.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio
+import attrs
+import orjson
+
+from asyncjobs._engine.identity import Identity
+from asyncjobs._engine.link import Patience, link
+from asyncjobs._model.outcome import Finished, Outcome, Returned
+from asyncjobs._store.claims import A_BATCH, Claim, find_finished, finish_jobs, return_jobs
+from asyncjobs._store.faults import is_bad_data
+from asyncjobs._store.session import Session
+from asyncjobs._store.source import Source
+
+logger = logging.getLogger("asyncjobs")
+
+
+class Completer:
+    """Takes outcomes, and writes them."""
+
+    def __init__(self, source: Source, schema: str, identity: Identity, settled: Callable[[int], None], *, pooled: bool) -> None:
+        self._source = source
+        self._schema = schema
+        self._identity = identity
+        self._settled = settled  #: told of each job that this runner no longer answers for
+        self._pooled = pooled
+        self._outcomes: list[Outcome] = []
+        self._writing: list[Outcome] = []
+        self._gathered = anyio.Event()
+        self._empty = anyio.Event()
+
+    def add(self, outcome: Outcome) -> None:
+        """An attempt came to this."""
+        self._outcomes.append(outcome)
+        self._gathered.set()
+
+    async def flush(self) -> None:
+        """Wait until everything is written."""
+        while self._outcomes or self._writing:
+            await self._empty.wait()
+
+    @property
+    def unwritten(self) -> int:
+        """How many outcomes the database does not have yet."""
+        return len(self._outcomes) + len(self._writing)
+
+    async def run(self) -> None:
+        """Write, for ever."""
+        patience = Patience("the completer")
+        while True:
+            try:
+                async with link(self._source, self._schema, pooled=self._pooled) as session:
+                    patience.succeeded()
+                    await self._write_over(session)
+            except Exception as error:
+                await patience.wait_after(error)
+
+    async def _write_over(self, session: Session) -> None:
+        while True:
+            if not self._writing:
+                await self._gather()
+            incarnation = await self._identity.known()
+            await self._write(session, incarnation, self._writing)
+            self._writing = []
+            if not self._outcomes:
+                self._empty.set()
+                self._empty = anyio.Event()
+
+    async def _gather(self) -> None:
+        while not self._outcomes:
+            self._gathered = anyio.Event()
+            await self._gathered.wait()
+        self._writing = self._outcomes[:A_BATCH]
+        del self._outcomes[:A_BATCH]
+
+    async def _write(self, session: Session, incarnation: int, outcomes: Sequence[Outcome]) -> None:
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
+        returned = [outcome for outcome in outcomes if isinstance(outcome, Returned)]
+        try:
+            written: set[int] = set()
+            if finished:
+                written |= await finish_jobs(session, incarnation, finished)
+            if returned:
+                written |= await return_jobs(session, incarnation, returned)
+        except Exception as error:
+            if not is_bad_data(error):
+                raise
+            await self._write_singly(session, incarnation, outcomes, error)
+            return
+        refused = [outcome for outcome in outcomes if outcome.job.id not in written]
+        if refused:
+            await self._look_into(session, incarnation, refused)
+        for outcome in outcomes:
+            self._settled(outcome.job.id)
+
+    async def _write_singly(
+        self, session: Session, incarnation: int, outcomes: Sequence[Outcome], error: Exception
+    ) -> None:
+        """One outcome Postgres refuses to store must not hold up the others: alone, it is stored without what is refused."""
+        if len(outcomes) > 1:
+            for outcome in outcomes:
+                await self._write(session, incarnation, [outcome])
+            return
+        (outcome,) = outcomes
+        plainer = _plainer(outcome, error)
+        logger.error("what job %s came to cannot be stored as it is: %s", outcome.job.id, error)
+        if plainer == outcome:
+            raise error  # there is nothing left to leave out
+        await self._write(session, incarnation, [plainer])
+
+    async def _look_into(self, session: Session, incarnation: int, refused: Iterable[Outcome]) -> None:
+        """Refused: written already, when the reply was lost; else taken from this runner."""
+        claims = {outcome.job.id: Claim(outcome.job.id, outcome.job.token) for outcome in refused}
+        done = await find_finished(session, incarnation, claims.values())
+        lost = sorted(claims.keys() - done)
+        if not lost:
+            return
+        if self._identity.current != incarnation:  # succeeded meanwhile: they are the new incarnation's
+            self._outcomes[:0] = [outcome for outcome in refused if outcome.job.id in lost]
+            return
+        logger.warning("jobs %s were taken from this runner before it could say what came of them", lost)
+
+
+def _plainer(outcome: Outcome, error: Exception) -> Outcome:
+    """*outcome*, without what Postgres refused to store."""
+    reason = f"it could not be stored: {type(error).__name__}: {error}"
+    note = orjson.dumps({"attempt": outcome.job.attempt, "error": reason}).decode()
+    if isinstance(outcome, Returned):
+        return attrs.evolve(outcome, error=note)
+    if outcome.result is not None:
+        return attrs.evolve(outcome, result=None, result_error=reason)
+    return attrs.evolve(outcome, error=note, result_error=None)

@@ -1,0 +1,72 @@
+"""A connection the runner holds for its whole life, opened again whenever it breaks."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+
+from asyncjobs._model.backoff import Exponential
+from asyncjobs._store.faults import is_transient
+from asyncjobs._store.runners import prepare_session
+from asyncjobs._store.session import Session
+from asyncjobs._store.source import Source
+from asyncjobs.errors import DatabaseUnavailable
+
+logger = logging.getLogger("asyncjobs")
+
+RECONNECT = Exponential(first=timedelta(milliseconds=100), longest=timedelta(seconds=3), jitter=0.5)
+
+
+@asynccontextmanager
+async def link(source: Source, schema: str, *, pooled: bool, durable: bool = True) -> AsyncIterator[Session]:
+    """A session of the runner's own. Behind a pooler (*pooled*) it sets nothing, because the next user would inherit it."""
+    connection = await source.connect()
+    try:
+        session = Session(connection, schema)
+        if not pooled:
+            await prepare_session(session, synchronous_commit=durable)
+        yield session
+        if connection in _kept:
+            return
+        with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+            await connection.close()
+    finally:
+        if connection not in _kept:
+            connection.terminate()  # never release politely what may be broken: on a dead network that takes minutes
+
+
+_kept: list[Any] = []
+
+
+def keep_open(session: Session) -> None:
+    """Leave *session* open until the process ends, whatever becomes of its link."""
+    _kept.append(session.connection)
+
+
+class Patience:
+    """How long to wait before the next try, and how loudly to complain."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._failures = 0
+
+    def succeeded(self) -> None:
+        """The next failure is the first again."""
+        if self._failures:
+            logger.info("%s: connected again", self._what)
+        self._failures = 0
+
+    async def wait_after(self, error: Exception) -> None:
+        """Wait, longer each time. An error that is not the server's is logged with its traceback, always."""
+        self._failures += 1
+        if not isinstance(error, DatabaseUnavailable) and not is_transient(error):
+            logger.error("%s failed, and goes on", self._what, exc_info=error)
+        elif self._failures == 1:
+            logger.warning("%s lost Postgres and goes on when it is back: %s", self._what, error)
+        await anyio.sleep(RECONNECT.delay(self._failures, random.random()).total_seconds())

@@ -1,0 +1,87 @@
+"""Which Jobs a call of `later` means, and on which connection.
+
+The call's own `jobs=` and `on=`; else the innermost `async with jobs` or `jobs.on(…)` around this code; inside a job, its
+own Jobs; else the one Jobs that is open on this event loop. None or several is an error that names them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs.errors import WhichJobs, WrongConnection
+
+
+@attrs.frozen
+class Binding:
+    """Code that runs below an `async with` of a Jobs."""
+
+    jobs: Enqueuer
+    on: Any = None
+    task: Any = None  #: who entered `jobs.on(…)`: a session is never shared with another task
+
+
+_binding: ContextVar[Binding | None] = ContextVar("asyncjobs_binding", default=None)
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Enqueuer]] = WeakKeyDictionary()
+
+
+@contextmanager
+def bound(jobs: Enqueuer, on: Any = None) -> Iterator[None]:
+    """Within it, `later` means *jobs*, and *on* unless told otherwise."""
+    before = _binding.get()
+    _binding.set(Binding(jobs, on, asyncio.current_task() if on is not None else None))
+    try:
+        yield
+    finally:
+        # Not a token: a lifespan or a dependency may leave in another context than it entered.
+        _binding.set(before)
+
+
+def bind(jobs: Enqueuer) -> None:
+    """From here on, in this task's context, `later` means *jobs*."""
+    _binding.set(Binding(jobs))
+
+
+def opened(jobs: Enqueuer) -> None:
+    """*jobs* serves this event loop from now."""
+    _open.setdefault(asyncio.get_running_loop(), []).append(jobs)
+
+
+def closed(jobs: Enqueuer) -> None:
+    """*jobs* serves this event loop no more."""
+    here = _open.get(asyncio.get_running_loop(), [])
+    if jobs in here:
+        here.remove(jobs)
+
+
+def which(given: Enqueuer | None = None, on: Any = None) -> tuple[Enqueuer, Any]:
+    """The Jobs and the connection a call means. Raises WhichJobs, or WrongConnection for another task's session."""
+    binding = _binding.get()
+    jobs = given or (binding.jobs if binding else None) or _the_one_open()
+    if on is None and binding is not None and binding.on is not None and binding.jobs is jobs:
+        if binding.task is not asyncio.current_task():
+            raise WrongConnection(
+                "`jobs.on(…)` was entered by another task, and a session is not shared between tasks; "
+                "pass on= here, or enter `jobs.on(…)` in this task"
+            )
+        on = binding.on
+    return jobs, on
+
+
+def _the_one_open() -> Enqueuer:
+    here = _open.get(asyncio.get_running_loop(), [])
+    if len(here) == 1:
+        return here[0]
+    if not here:
+        raise WhichJobs(
+            "no Jobs is open on this event loop; enter `async with jobs:` or run the application's lifespan first, "
+            "or pass jobs= to later"
+        )
+    raise WhichJobs(f"{len(here)} Jobs are open on this event loop ({', '.join(map(repr, here))}); say which with jobs=")

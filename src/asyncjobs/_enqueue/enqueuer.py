@@ -1,0 +1,100 @@
+"""The part of a Jobs that stores jobs, looks at them and waits for them: all that `later` and a handle need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol
+
+from asyncjobs._enqueue.coalescer import Coalescer
+from asyncjobs._enqueue.waiter import Waiter
+from asyncjobs._model.job import Job, Lane, NewJob
+from asyncjobs._store import views
+from asyncjobs._store.connection import Connection
+from asyncjobs._store.foreign import join
+from asyncjobs._store.intake import insert_jobs
+from asyncjobs._store.session import Session
+from asyncjobs._store.source import Source
+
+
+class LocalRunner(Protocol):
+    """A runner in this process, as the enqueuer sees it."""
+
+    def is_hungry(self, queue: str) -> bool:
+        """It waits for jobs of *queue*, so nobody else need be woken."""
+
+    def wake(self, lanes: Sequence[Lane]) -> None:
+        """Jobs were committed to *lanes*."""
+
+
+class Enqueuer:
+    """Stores jobs on the caller's connection, or in a transaction of their own."""
+
+    def __init__(self, source: Source, schema: str, *, payload_limit: int, listen: bool) -> None:
+        self.schema = schema
+        self.payload_limit = payload_limit
+        self.runner: LocalRunner | None = None
+        self._source = source
+        self._coalescer = Coalescer(source, schema)
+        self._waiter = Waiter(source, schema, listen=listen)
+
+    async def store(self, jobs: Sequence[NewJob], on: Any) -> list[int]:
+        """Store *jobs*; their ids in the order given. On *on*, they commit or roll back with everything else there."""
+        if not jobs:
+            return []
+        lanes = [Lane(job.queue, job.kind) for job in jobs]
+        if on is None:
+            ids = await self._coalescer.insert(jobs, wake=not self._serves(lanes))
+            self._wake(lanes)
+            return ids
+        joined = await join(on)
+        wake = not (joined.commits_itself and self._serves(lanes))
+        ids = await insert_jobs(Session(joined.connection, self.schema), jobs, wake=wake)
+        if joined.commits_itself:
+            self._wake(lanes)
+        elif joined.on_end is not None and self.runner is not None:
+            joined.on_end(lambda: self._wake(lanes))
+        return ids
+
+    def _serves(self, lanes: Sequence[Lane]) -> bool:
+        runner = self.runner
+        return runner is not None and all(runner.is_hungry(lane.queue) for lane in lanes)
+
+    def _wake(self, lanes: Sequence[Lane]) -> None:
+        if self.runner is not None:
+            self.runner.wake(lanes)
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """Borrow a connection."""
+        return self._source.connection()
+
+    def session(self, connection: Connection) -> Session:
+        """*connection*, with the statements of this Jobs' schema."""
+        return Session(connection, self.schema)
+
+    async def find_job(self, job_id: int) -> Job | None:
+        """The job, live or finished; None when there is none to be seen."""
+        async with self._source.connection() as connection:
+            return await views.get_job(self.session(connection), job_id)
+
+    async def wait_for_job(self, job_id: int) -> Job:
+        """The job once it is final. Raises JobNotFound."""
+        return await self._waiter.wait(job_id, lambda: self.find_job(job_id))
+
+    async def cancel_job(self, job_id: int) -> Literal["cancelled", "requested"] | None:
+        """Cancel the job, or ask its runner to: None when it is final or unknown."""
+        async with self._source.connection() as connection:
+            return await views.cancel_job(self.session(connection), job_id)
+
+    def job_finished(self, job_id: int) -> None:
+        """A runner of this process heard that the job is final."""
+        self._waiter.tell(job_id)
+
+    def hears_results(self, *, hears: bool) -> None:
+        """Whether a runner of this process hears when jobs become final."""
+        self._waiter.runner_hears = hears
+
+    async def close_enqueuing(self) -> None:
+        """Store what was ordered, and close what was opened."""
+        await self._coalescer.close()
+        await self._waiter.close()

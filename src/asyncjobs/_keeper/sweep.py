@@ -1,0 +1,58 @@
+"""Look for incarnations whose process is dead, and take back what they held."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import orjson
+
+from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._store.chores import find_orphans, rescue_jobs
+from asyncjobs._store.runners import find_suspects
+from asyncjobs._store.session import Session
+
+logger = logging.getLogger("asyncjobs")
+
+ORPHANS_EVERY = 60.0  #: seconds; looking for them reads every claimed job
+
+
+class Sweep:
+    """Suspects, over the life of one session."""
+
+    def __init__(self, session: Session, vigilance: Vigilance) -> None:
+        self._session = session
+        self._vigilance = vigilance
+        self._began_at = anyio.current_time()
+        self._suspected_at: dict[int, float] = {}
+        self._orphans_at = self._began_at
+
+    async def look(self, incarnation: int) -> None:
+        """One look; rescues whoever is dead beyond doubt."""
+        now = anyio.current_time()
+        suspects = await find_suspects(self._session, incarnation)
+        self._suspected_at = {
+            suspect.incarnation: self._suspected_at.get(suspect.incarnation, now) for suspect in suspects
+        }
+        settled = now - self._began_at >= self._vigilance.settle
+        for suspect in suspects:
+            suspected_for = now - self._suspected_at[suspect.incarnation]
+            if suspect.lease_over or (settled and suspected_for >= self._vigilance.look_every * 0.9):
+                await self._rescue(suspect.incarnation)
+        if now - self._orphans_at >= ORPHANS_EVERY:
+            self._orphans_at = now
+            for orphan in await find_orphans(self._session):
+                await self._rescue(orphan)
+
+    async def _rescue(self, incarnation: int) -> None:
+        error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()
+        waiting, failed = await rescue_jobs(
+            self._session, incarnation, blame=True, max_crashes=self._vigilance.max_crashes, error=error
+        )
+        logger.warning(
+            "runner %s is dead: %s of its jobs wait again, %s failed because they took %s runners down",
+            incarnation,
+            waiting,
+            failed,
+            self._vigilance.max_crashes,
+        )

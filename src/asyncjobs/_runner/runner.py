@@ -1,0 +1,256 @@
+"""The runner: its parts, wired, in one task group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio
+import attrs
+
+from asyncjobs._define.codec import Codec
+from asyncjobs._define.registry import known_kinds
+from asyncjobs._engine.attempt import Attempt
+from asyncjobs._engine.claimer import Claimer, Rhythm
+from asyncjobs._engine.completer import Completer
+from asyncjobs._engine.context import RunningJob, enter
+from asyncjobs._engine.identity import Identity
+from asyncjobs._engine.pace import Pace
+from asyncjobs._engine.slots import Pool
+from asyncjobs._engine.supply import Provide
+from asyncjobs._enqueue.ambient import bind
+from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._keeper.keeper import Keeper
+from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._model.outcome import Finished, Returned
+from asyncjobs._model.states import LiveState
+from asyncjobs._store.claims import Claim, finish_jobs
+from asyncjobs._store.session import Session
+from asyncjobs._store.source import Source
+from asyncjobs._upkeep.janitor import Janitor, Retention
+
+logger = logging.getLogger("asyncjobs")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How a runner runs."""
+
+    pools: Callable[[], Sequence[Pool]]
+    provide: Provide
+    retention: Retention
+    listens: bool = True
+    vigilance: Vigilance = Vigilance()
+    rhythm: Rhythm = Rhythm()
+    shutdown: float = 8.0  #: seconds to stop in, all in all
+    kinds: Callable[[], frozenset[str]] = known_kinds
+
+
+class Runner:
+    """Runs jobs until it is stopped. One life: make another to run again."""
+
+    def __init__(self, jobs: Enqueuer, source: Source, codec: Codec, settings: Settings) -> None:
+        self._jobs = jobs
+        self._codec = codec
+        self._settings = settings
+        self._pools = settings.pools()
+        self._pace = Pace()
+        self._identity = Identity()
+        self._attempts: dict[int, Attempt] = {}
+        self._held: dict[int, Claim] = {}  #: until the completer has written what came of it
+        self._deaf = True
+        rhythm = attrs.evolve(settings.rhythm, listens=settings.listens)
+        schema, pooled = jobs.schema, not settings.listens
+        self._claimer = Claimer(
+            source, schema, self._identity, self._pools, self._pace, settings.kinds, rhythm, self._claimed
+        )
+        self._completer = Completer(source, schema, self._identity, self._settled, pooled=pooled)
+        self._keeper = Keeper(source, schema, self._identity, self, settings.vigilance, listens=settings.listens)
+        self._janitor = Janitor(source, schema, settings.retention)
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Run jobs until `stop` has ended."""
+        async with anyio.create_task_group() as self._tasks:
+            for long_lived in (self._keeper.run, self._completer.run, self._claimer.run, self._janitor.run):
+                self._tasks.start_soon(long_lived)
+            for pool in self._pools:
+                for _ in range(pool.size):
+                    self._tasks.start_soon(self._slot, pool)
+
+    # A slot.
+
+    async def _slot(self, pool: Pool) -> None:
+        """One place for a job: takes the next, waits until it has ended, for ever.
+
+        Each job is an asyncio task of its own: what it raises, cancels or leaves in its context ends with it. The slot waits
+        for the end without being the one who awaits the task, so that cancelling the slot does not cancel the job.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            job = await pool.take()
+            attempt = self._begin(job)
+            ended: asyncio.Future[None] = loop.create_future()
+            attempt.task = loop.create_task(self._attempt(attempt), name=f"{job.kind} {job.id}")
+            attempt.task.add_done_callback(lambda _, ended=ended: None if ended.done() else ended.set_result(None))
+            try:
+                await ended
+            finally:
+                pool.leave()
+                self._claimer.slot_freed()
+
+    def _begin(self, job: ClaimedJob) -> Attempt:
+        started = time.perf_counter()
+        running = RunningJob(job, self._jobs, self._codec, self._finish_in, lambda: time.perf_counter() - started)
+        attempt = Attempt(job, running, self._codec, self._settings.provide)
+        self._attempts[job.id] = attempt
+        return attempt
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        job = attempt.job
+        outcome = None
+        try:
+            bind(self._jobs)
+            enter(attempt.running)
+            outcome = await attempt.run()
+        finally:
+            if not attempt.in_thread:
+                self._attempts.pop(job.id, None)
+                self._pace.observe(job.kind, attempt.elapsed, len(job.args))
+                self._claimer.ended(job.id)
+                if outcome is not None:
+                    self._completer.add(outcome)
+                else:
+                    self._settled(job.id)
+
+    async def _finish_in(self, session: Session, finished: Finished) -> bool:
+        """Complete a job in a transaction of its own, under whichever incarnation holds it now."""
+        while True:
+            incarnation = await self._identity.known()
+            if await finish_jobs(session, incarnation, [finished]):
+                return True
+            if self._identity.current == incarnation:
+                return False
+
+    def _claimed(self, jobs: Iterable[ClaimedJob]) -> None:
+        for job in jobs:
+            self._held[job.id] = Claim(job.id, job.token)
+
+    def _settled(self, job_id: int) -> None:
+        self._held.pop(job_id, None)
+
+    # What the keeper tells (Post).
+
+    def ready(self, queue: str) -> None:
+        self._claimer.wake()
+
+    def finished(self, job_id: int) -> None:
+        self._jobs.job_finished(job_id)
+
+    def cancel(self, job_id: int) -> None:
+        if job_id in self._attempts:
+            self._attempts[job_id].stop("cancel")
+
+    def queues_changed(self) -> None:
+        self._claimer.look_again()
+
+    def held(self) -> Sequence[Claim]:
+        return list(self._held.values())
+
+    def lost(self, claims: Sequence[Claim]) -> None:
+        gone = {claim.id for claim in claims}
+        for pool in self._pools:
+            pool.drop(gone)
+        for job_id in gone:
+            self._settled(job_id)
+            if job_id in self._attempts:
+                self._attempts[job_id].stop("lost")
+
+    def deaf(self, *, is_deaf: bool) -> None:
+        self._deaf = is_deaf
+        self._jobs.hears_results(hears=not is_deaf)
+
+    # What the enqueuer of this process asks (LocalRunner).
+
+    def is_hungry(self, queue: str) -> bool:
+        return self._claimer.is_hungry(queue)
+
+    def wake(self, lanes: Sequence[Lane]) -> None:
+        self._claimer.wake(lane for lane in lanes if any(pool.serves(lane.queue) for pool in self._pools))
+
+    # Looking at it.
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a place among the runners: jobs are claimed."""
+        return self._identity.current is not None
+
+    @property
+    def busy(self) -> int:
+        """How many jobs are running here."""
+        return len(self._attempts)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs here, nothing waits here, and nothing is left to write."""
+        return not self._held and not self._attempts and self._claimer.is_drained
+
+    async def connected(self) -> None:
+        """Wait until jobs are claimed."""
+        await self._identity.known()
+
+    # Stopping.
+
+    def quiet(self) -> None:
+        """Claim nothing more, from this moment on."""
+        self._claimer.quiet()
+
+    async def stop(self, hurry: anyio.Event | None = None) -> None:
+        """Stop within `shutdown` seconds; *hurry* set, the running jobs are cancelled at once.
+
+        Five eighths of the time jobs may go on, two eighths they have to clean up when cancelled, the rest is for writing.
+        """
+        self.quiet()
+        eighth = self._settings.shutdown / 8
+        for pool in self._pools:
+            for job in pool.give_up():
+                self._completer.add(Returned(job, LiveState.READY, unburnt=True))
+        await self._wait_for_attempts(5 * eighth, hurry)
+        for attempt in list(self._attempts.values()):
+            attempt.stop("shutdown")
+        await self._wait_for_attempts(2 * eighth, None, but_threads=True)
+        for attempt in self._attempts.values():
+            logger.warning(
+                "job %s (%s) goes on %s and is not given back: it runs again when this process is gone",
+                attempt.job.id,
+                attempt.job.kind,
+                "in its thread" if attempt.in_thread else "though it was cancelled",
+            )
+        with anyio.move_on_after(eighth * 0.7):
+            await self._completer.flush()
+        if self._completer.unwritten:
+            logger.warning("what %s jobs came to could not be written; they run again", self._completer.unwritten)
+        if self._attempts:
+            self._keeper.outlive()
+            for attempt in list(self._attempts.values()):
+                attempt.abandon()
+        else:
+            with anyio.move_on_after(eighth * 0.3):
+                await self._keeper.leave()
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+
+    async def _wait_for_attempts(self, limit: float, hurry: anyio.Event | None, *, but_threads: bool = False) -> None:
+        deadline = time.monotonic() + limit
+        while (hurry is None or not hurry.is_set()) and (left := deadline - time.monotonic()) > 0:
+            tasks = [
+                attempt.task
+                for attempt in self._attempts.values()
+                if attempt.task is not None and not (but_threads and attempt.in_thread)
+            ]
+            if not tasks:
+                return
+            await asyncio.wait(tasks, timeout=min(left, 0.1), return_when=asyncio.FIRST_COMPLETED)

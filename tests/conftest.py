@@ -1,0 +1,34 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from tests.postgres import Cluster, Databases, cluster_for_tests, databases_of
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Postgres server, started when the first test needs it."""
+    with cluster_for_tests() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+async def databases(cluster: Cluster, anyio_backend: str) -> AsyncIterator[Databases]:
+    """Makes databases: `async with databases.clone(template) as dsn`."""
+    async with databases_of(cluster) as databases:
+        yield databases
+
+
+@pytest.fixture
+async def database(databases: Databases, anyio_backend: str) -> AsyncIterator[str]:
+    """The DSN of an empty database."""
+    async with databases.clone() as dsn:
+        yield dsn
