@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from asyncjobs import Jobs
 from tests.postgres import Cluster, Databases, cluster_for_tests, databases_of
 
 
@@ -31,4 +32,21 @@ async def databases(cluster: Cluster, anyio_backend: str) -> AsyncIterator[Datab
 async def database(databases: Databases, anyio_backend: str) -> AsyncIterator[str]:
     """The DSN of an empty database."""
     async with databases.clone() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+async def migrated(databases: Databases, anyio_backend: str) -> str:
+    """The name of a database with the schema of asyncjobs, to be cloned."""
+
+    async def migrate(dsn: str) -> None:
+        await Jobs(dsn).migrate()
+
+    return await databases.template(migrate)
+
+
+@pytest.fixture
+async def dsn(databases: Databases, migrated: str, anyio_backend: str) -> AsyncIterator[str]:
+    """The DSN of a migrated database without jobs."""
+    async with databases.clone(migrated) as dsn:
         yield dsn
