@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # made for every job
 class Call:
     """What an attempt calls, and what it should know before and after."""
 

@@ -66,8 +66,26 @@ class Signature:
             types[name] = declared
         return types
 
+    @functools.cached_property
+    def _plain(self) -> tuple[tuple[str, ...], frozenset[str], frozenset[str]] | None:
+        """Positional names, all names, required names, where every parameter is plain: `inspect` takes 6 µs to bind."""
+        kinds = inspect.Parameter
+        parameters = self._signature.parameters.values()
+        if self.supplied or any(p.kind not in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY) for p in parameters):
+            return None
+        positional = tuple(p.name for p in parameters if p.kind is kinds.POSITIONAL_OR_KEYWORD)
+        required = frozenset(p.name for p in parameters if p.default is p.empty)
+        return positional, frozenset(self._signature.parameters), required
+
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
         """Bind a call, in the caller: the inputs by name. Raises InvalidInput when they do not fit."""
+        if self._plain is not None:
+            positional, names, required = self._plain
+            given = dict(zip(positional, args, strict=False))
+            if len(args) <= len(positional) and not given.keys() & kwargs and kwargs.keys() <= names:
+                given.update(kwargs)
+                if required <= given.keys():
+                    return given
         try:
             bound = self._signature.bind_partial(*args, **kwargs)
         except TypeError as error:
@@ -203,9 +221,17 @@ class Definition(Generic[P, T, R]):
         )
 
     def dependencies(self) -> frozenset[Any]:
+        return self._dependencies
+
+    @functools.cached_property
+    def _dependencies(self) -> frozenset[Any]:
         return frozenset(self.signature.supplied.values())
 
     def result_type(self, method: str | None) -> Any:  # noqa: ARG002
+        return self._result_type
+
+    @functools.cached_property
+    def _result_type(self) -> Any:
         return return_type(self.signature.hints)
 
 

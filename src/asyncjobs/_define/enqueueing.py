@@ -19,7 +19,7 @@ from asyncjobs._model.options import stored_options
 R = TypeVar("R")
 
 
-@attrs.frozen
+@attrs.define(eq=False)  # made for every job
 class Prepared(Generic[R]):
     """A call with its inputs, checked, that `later` or `jobs.enqueue_many` stores."""
 

@@ -185,13 +185,16 @@ class Service:
         function = functools.partial(getattr(self.cls, found.name), instance)
         if found.takes_arguments:
             read = codec.decode(codec.encode_plain(arguments, what=what), found.signature.types, what=what)
-            bound = found.signature.arguments(read, supply, what)
-            function = functools.partial(function, *bound.args, **bound.kwargs)
+            function = found.signature.ready(function, read, supply, what)
         return Call(
             function, found.is_async, found.result_type, what, needed=getattr(instance, "needed", None)
         )
 
     def dependencies(self) -> frozenset[Any]:
+        return self._dependencies
+
+    @functools.cached_property
+    def _dependencies(self) -> frozenset[Any]:
         of_methods = (
             wanted
             for value in vars(self.cls).values()

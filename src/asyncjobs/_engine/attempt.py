@@ -47,7 +47,7 @@ class Attempt:
     task: asyncio.Task[None] | None = None
     stopped_for: str | None = None  #: 'cancel', 'timeout', 'shutdown', 'lost' or 'abandoned'
     in_thread: bool = False
-    started: float = attrs.field(factory=time.perf_counter)
+    started: float = 0.0  #: on the performance counter
 
     def stop(self, reason: str) -> None:
         """Cancel the attempt, once, for the first reason given. A sync job cannot be stopped, only left."""
@@ -88,7 +88,7 @@ class Attempt:
 
     async def _call(self, call: Call, options: Any) -> Outcome | None:
         self.running.result_type = call.result_type
-        timeout = self._timeout(options)
+        timeout = self._timeout(options) if self.job.options or options["timeout"] is not None else None
         timer = None
         if timeout is not None:
             timer = asyncio.get_running_loop().call_later(timeout, self._time_out, timeout)

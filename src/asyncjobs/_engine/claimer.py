@@ -70,6 +70,7 @@ class Claimer:
         pace: Pace,
         kinds: Callable[[], frozenset[str]],
         rhythm: Rhythm,
+        begin: Callable[[ClaimedJob, Pool], None],
         claimed: Callable[[Iterable[ClaimedJob]], None],
     ) -> None:
         self._source = source
@@ -79,6 +80,7 @@ class Claimer:
         self._pace = pace
         self._kinds = kinds
         self._rhythm = rhythm
+        self._begin_in = begin  #: a slot of the pool is free for the job
         self._claimed = claimed  #: told of every job this runner answers for from now
         self._lanes = Lanes(pools)
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
@@ -201,7 +203,7 @@ class Claimer:
             for job in jobs:
                 # Not there: it was taken from this runner meanwhile.
                 if pool.prefetched and pool.prefetched[0] is job:
-                    pool.begin([pool.prefetched.popleft()])
+                    self._begin_in(pool.prefetched.popleft(), pool)
         return True
 
     async def _claim(self, session: Session, incarnation: int, rooms: dict[Pool, int]) -> bool:
@@ -243,7 +245,7 @@ class Claimer:
             pool = self._lanes.pool_of(job.queue)
             assert pool is not None
             if begin:
-                pool.begin([job])
+                self._begin_in(job, pool)
             else:
                 pool.prefetched.append(job)
 

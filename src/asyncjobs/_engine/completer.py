@@ -113,7 +113,7 @@ class Completer:
         (outcome,) = outcomes
         plainer = _plainer(outcome, error)
         logger.error("what job %s came to cannot be stored as it is: %s", outcome.job.id, error)
-        if plainer == outcome:
+        if _texts(plainer) == _texts(outcome):
             raise error  # there is nothing left to leave out
         await self._write(session, incarnation, [plainer])
 
@@ -128,6 +128,11 @@ class Completer:
             self._outcomes[:0] = [outcome for outcome in refused if outcome.job.id in lost]
             return
         logger.warning("jobs %s were taken from this runner before it could say what came of them", lost)
+
+
+def _texts(outcome: Outcome) -> tuple[str | None, ...]:
+    """Everything in it that Postgres might refuse."""
+    return (outcome.error,) if isinstance(outcome, Returned) else (outcome.error, outcome.result, outcome.result_error)
 
 
 def _plainer(outcome: Outcome, error: Exception) -> Outcome:

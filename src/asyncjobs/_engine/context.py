@@ -5,6 +5,7 @@ Outside a runner it answers too, with `id` None and a plain transaction, so that
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
@@ -60,7 +61,7 @@ class RunningJob:
         jobs: Enqueuer,
         codec: Codec,
         finish: Callable[[Session, Finished], Any],
-        elapsed: Callable[[], float],
+        started: float,
     ) -> None:
         self.id: int | None = job.id
         self.kind: str | None = job.kind
@@ -77,7 +78,7 @@ class RunningJob:
         self._jobs = jobs
         self._codec = codec
         self._finish = finish
-        self._elapsed = elapsed
+        self._started = started  #: on the performance counter
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -111,7 +112,7 @@ class RunningJob:
 
     async def _write(self, session: Session, result: Any) -> None:
         text = self._codec.encode_value(result, self.result_type, what=f"the result of job {self.id}")
-        finished = Finished(self._job, FinalState.COMPLETED, self._elapsed(), result=text)
+        finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self._started, result=text)
         if not await self._finish(session, finished):
             raise LeaseLost(self._job.id)
 

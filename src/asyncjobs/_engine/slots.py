@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs.errors import InvalidOption
@@ -14,60 +13,33 @@ DEFAULT_SLOTS = 20
 
 
 class Pool:
-    """A number of slots, the jobs that may begin in them, and the jobs that wait for their turn."""
+    """A number of slots, and the jobs that wait for one of them."""
 
     def __init__(self, queue: str, size: int) -> None:
         self.queue = queue  #: the queue it serves; EVERY_QUEUE for all of them
         self.size = size
         self.occupied = 0
-        self.ready: deque[ClaimedJob] = deque()  #: begun, as far as the database knows: a slot takes them at once
         self.prefetched: deque[ClaimedJob] = deque()  #: claimed, not begun
-        self._idle: deque[asyncio.Future[None]] = deque()
 
     def __repr__(self) -> str:
         return f"<{self.size} slots for {self.queue or 'every queue'}>"
 
     @property
     def free(self) -> int:
-        """Slots no job is meant for."""
-        return self.size - self.occupied - len(self.ready)
+        """Slots without a job."""
+        return self.size - self.occupied
 
     def serves(self, queue: str) -> bool:
         """Whether jobs of *queue* run here."""
         return self.queue in (EVERY_QUEUE, queue)
 
-    def begin(self, jobs: Iterable[ClaimedJob]) -> None:
-        """These jobs may begin: a slot is free for each."""
-        for job in jobs:
-            self.ready.append(job)
-            while self._idle:
-                slot = self._idle.popleft()
-                if not slot.done():
-                    slot.set_result(None)
-                    break
-
-    async def take(self) -> ClaimedJob:
-        """The next job to run, for a slot."""
-        while not self.ready:
-            turn = asyncio.get_running_loop().create_future()
-            self._idle.append(turn)
-            await turn
-        self.occupied += 1
-        return self.ready.popleft()
-
-    def leave(self) -> None:
-        """A slot is free again."""
-        self.occupied -= 1
-
     def drop(self, ids: Container[int]) -> None:
         """Forget these jobs: they are not this runner's any more."""
-        self.ready = deque(job for job in self.ready if job.id not in ids)
         self.prefetched = deque(job for job in self.prefetched if job.id not in ids)
 
     def give_up(self) -> list[ClaimedJob]:
         """The jobs that were claimed and will not begin here."""
-        jobs = [*self.ready, *self.prefetched]
-        self.ready.clear()
+        jobs = list(self.prefetched)
         self.prefetched.clear()
         return jobs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -28,17 +28,15 @@ class NewJob:
     options: Mapping[str, Any] | None = None  #: timeout and backoff, when given for this one job
 
 
-@attrs.frozen
-class Lane:
+class Lane(NamedTuple):
     """The jobs of one kind in one queue: what a claim walks along, in order."""
 
     queue: str
     kind: str
 
 
-@attrs.frozen(eq=False)
-class ClaimedJob:
-    """A job this runner holds, until it says what came of it or is rescued."""
+class ClaimedJob(NamedTuple):
+    """A job this runner holds, until it says what came of it or is rescued. A row of claim_jobs.sql."""
 
     id: int
     token: int
@@ -53,7 +51,6 @@ class ClaimedJob:
     tags: Sequence[str] | None
     options: str | None
     scheduled_at: datetime
-    created_at: datetime
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from asyncjobs._model.states import JobState
 
 def claimed_job(row: Iterable[Any]) -> ClaimedJob:
     """A row of claim_jobs.sql."""
-    return ClaimedJob(*row)
+    return ClaimedJob._make(row)
 
 
 def claim_order(job: ClaimedJob) -> tuple[int, datetime, int]:

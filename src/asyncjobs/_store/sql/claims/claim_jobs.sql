@@ -61,4 +61,4 @@ update asyncjobs.live_jobs
                for update skip locked) chosen))
    and runner is null
 returning id, token, attempt, max_attempts, priority, queue, kind, method,
-          args::text, meta::text, tags, options::text, scheduled_at, created_at
+          args::text, meta::text, tags, options::text, scheduled_at
