@@ -101,10 +101,18 @@ class Signature:
                 raise InvalidInput(f"{what} needs a value for {name!r}")
         return {name: value for name, value in bound.arguments.items() if name not in self.supplied}
 
-    def arguments(
+    def ready(
+        self, function: Callable[..., Any], inputs: dict[str, Any], supply: Mapping[Any, Any], what: str
+    ) -> Callable[[], Any]:
+        """*function* with its inputs and what is supplied. Raises UndecodableInput when one is missing."""
+        if self._plain is not None and self._plain[2] <= inputs.keys():
+            return functools.partial(function, **inputs)
+        bound = self._arguments(inputs, supply, what)
+        return functools.partial(function, *bound.args, **bound.kwargs)
+
+    def _arguments(
         self, inputs: Mapping[str, Any], supply: Mapping[Any, Any], what: str
     ) -> inspect.BoundArguments:
-        """Inputs and what is supplied as the arguments of a call. Raises UndecodableInput when one is missing."""
         given = dict(inputs)
         for name, wanted in self.supplied.items():
             given[name] = supply[wanted]
@@ -212,13 +220,9 @@ class Definition(Generic[P, T, R]):
 
     def bind(self, method: str | None, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Call:  # noqa: ARG002
         what = f"{self.name}()"
-        bound = self.signature.arguments(codec.decode(args, self.signature.types, what=what), supply, what)
-        return Call(
-            functools.partial(self.function, *bound.args, **bound.kwargs),
-            self.is_async,
-            self.result_type(None),
-            what,
-        )
+        inputs = codec.decode(args, self.signature.types, what=what)
+        ready = self.signature.ready(self.function, inputs, supply, what)
+        return Call(ready, self.is_async, self._result_type, what)
 
     def dependencies(self) -> frozenset[Any]:
         return self._dependencies
