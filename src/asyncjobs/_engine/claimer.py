@@ -241,9 +241,13 @@ class Claimer:
         return [job for job in jobs if job.id in adopted]
 
     def _hand_out(self, jobs: Iterable[ClaimedJob], *, begin: bool) -> None:
+        pools: dict[str, Pool] = {}
         for job in jobs:
-            pool = self._lanes.pool_of(job.queue)
-            assert pool is not None
+            pool = pools.get(job.queue)
+            if pool is None:
+                found = self._lanes.pool_of(job.queue)
+                assert found is not None
+                pool = pools[job.queue] = found
             if begin:
                 self._begin_in(job, pool)
             else:

@@ -28,14 +28,23 @@ from asyncjobs.errors import AlreadyCompleted, LeaseLost, WrongConnection
 class CurrentJob(Protocol):
     """The job that is running here; outside a runner, none."""
 
-    id: int | None
-    kind: str | None
-    queue: str | None
-    attempt: int  #: 1 at the first
-    max_attempts: int
-    meta: Mapping[str, Any]
-    tags: Sequence[str]
-    scheduled_at: datetime | None
+    @property
+    def id(self) -> int | None: ...
+    @property
+    def kind(self) -> str | None: ...
+    @property
+    def queue(self) -> str | None: ...
+    @property
+    def attempt(self) -> int: ...  # 1 at the first
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def meta(self) -> Mapping[str, Any]: ...
+    @property
+    def tags(self) -> Sequence[str]: ...
+    @property
+    def scheduled_at(self) -> datetime | None: ...
+
     result: Any  #: what `transaction()` completes the job with
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
@@ -63,13 +72,6 @@ class RunningJob:
         finish: Callable[[Session, Finished], Any],
         started: float,
     ) -> None:
-        self.id: int | None = job.id
-        self.kind: str | None = job.kind
-        self.queue: str | None = job.queue
-        self.attempt = job.attempt
-        self.max_attempts = job.max_attempts
-        self.tags: Sequence[str] = job.tags or ()
-        self.scheduled_at: datetime | None = job.scheduled_at
         self.result: Any = None
         self.result_type: Any = Any
         self.completed = False  #: by a transaction that is known to be committed
@@ -79,6 +81,34 @@ class RunningJob:
         self._codec = codec
         self._finish = finish
         self._started = started  #: on the performance counter
+
+    @property
+    def id(self) -> int | None:
+        return self._job.id
+
+    @property
+    def kind(self) -> str | None:
+        return self._job.kind
+
+    @property
+    def queue(self) -> str | None:
+        return self._job.queue
+
+    @property
+    def attempt(self) -> int:
+        return self._job.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        return self._job.max_attempts
+
+    @property
+    def tags(self) -> Sequence[str]:
+        return self._job.tags or ()
+
+    @property
+    def scheduled_at(self) -> datetime | None:
+        return self._job.scheduled_at
 
     @property
     def meta(self) -> Mapping[str, Any]:

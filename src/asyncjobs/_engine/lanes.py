@@ -64,8 +64,9 @@ class Lanes:
 
     def advance(self, jobs: Iterable[ClaimedJob], now: float) -> None:
         """These were claimed, in order."""
-        for job in jobs:
-            known = self._known.get(Lane(job.queue, job.kind))
+        last = {(job.queue, job.kind): job for job in jobs}  # in order, so the last of each lane remains
+        for (queue, kind), job in last.items():
+            known = self._known.get(Lane(queue, kind))
             if known is not None:
                 known.mark = max(known.mark, Mark(job.priority, job.scheduled_at, job.id))
                 known.seen_at = now

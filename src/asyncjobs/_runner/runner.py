@@ -60,7 +60,7 @@ class Runner:
         self._pace = Pace()
         self._identity = Identity()
         self._attempts: dict[int, Attempt] = {}
-        self._held: dict[int, Claim] = {}  #: until the completer has written what came of it
+        self._held: dict[int, int] = {}  #: the token of each claim, until the completer has written what came of it
         self._deaf = True
         rhythm = attrs.evolve(settings.rhythm, listens=settings.listens)
         schema, pooled = jobs.schema, not settings.listens
@@ -75,6 +75,7 @@ class Runner:
     async def run(self) -> None:
         """Run jobs until `stop` has ended."""
         self._loop = asyncio.get_running_loop()
+        bind(self._jobs)  # every task begun below inherits it
         async with anyio.create_task_group() as self._tasks:
             for long_lived in (
                 self._own_slots,
@@ -102,7 +103,6 @@ class Runner:
         job = attempt.job
         outcome = None
         try:
-            bind(self._jobs)
             enter(attempt.running)
             outcome = await attempt.run()
         finally:
@@ -135,8 +135,7 @@ class Runner:
                 return False
 
     def _claimed(self, jobs: Iterable[ClaimedJob]) -> None:
-        for job in jobs:
-            self._held[job.id] = Claim(job.id, job.token)
+        self._held.update((job.id, job.token) for job in jobs)
 
     def _settled(self, job_id: int) -> None:
         self._held.pop(job_id, None)
@@ -157,7 +156,7 @@ class Runner:
         self._claimer.look_again()
 
     def held(self) -> Sequence[Claim]:
-        return list(self._held.values())
+        return [Claim(job_id, token) for job_id, token in self._held.items()]
 
     def lost(self, claims: Sequence[Claim]) -> None:
         gone = {claim.id for claim in claims}

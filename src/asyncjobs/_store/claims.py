@@ -38,8 +38,7 @@ class LaneRequest:
     mark: Mark = FROM_THE_START
 
 
-@attrs.frozen
-class Claim:
+class Claim(NamedTuple):
     """Which claim a write belongs to: (id, token), under one incarnation."""
 
     id: int
@@ -95,9 +94,9 @@ async def finish_jobs(session: Session, incarnation: int, finished: Iterable[Fin
         incarnation,
         [int(done.state) for done in jobs],
         [done.elapsed for done in jobs],
-        [done.result for done in jobs],
-        [done.result_error for done in jobs],
-        [done.error for done in jobs],
+        _sparse([done.result for done in jobs]),
+        _sparse([done.result_error for done in jobs]),
+        _sparse([done.error for done in jobs]),
     )
     return {row[0] for row in rows}
 
@@ -113,7 +112,7 @@ async def return_jobs(session: Session, incarnation: int, returned: Iterable[Ret
         [int(back.state) for back in jobs],
         [back.delay for back in jobs],
         [back.unburnt for back in jobs],
-        [back.error for back in jobs],
+        _sparse([back.error for back in jobs]),
     )
     return {row[0] for row in rows}
 
@@ -155,6 +154,11 @@ async def is_past_horizon(session: Session, xid: int) -> bool:
 
 def _by_id(outcome: Outcome) -> int:
     return outcome.job.id
+
+
+def _sparse(texts: list[str | None]) -> list[str | None]:
+    """All null is nothing: beyond its end an array reads null, and an element costs a driver as much as a value."""
+    return texts if any(text is not None for text in texts) else []
 
 
 def _split(claims: Iterable[Claim]) -> tuple[list[int], list[int]]:

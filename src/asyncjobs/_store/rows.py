@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -17,9 +18,8 @@ def claimed_job(row: Iterable[Any]) -> ClaimedJob:
     return ClaimedJob._make(row)
 
 
-def claim_order(job: ClaimedJob) -> tuple[int, datetime, int]:
-    """Where a job stands in its lane; the claim returns rows in no order."""
-    return job.priority, job.scheduled_at, job.id
+#: Where a job stands in its lane (priority, scheduled_at, id); the claim returns rows in no order.
+claim_order = itemgetter(*map(ClaimedJob._fields.index, ("priority", "scheduled_at", "id")))
 
 
 def job(row: Iterable[Any]) -> Job:
