@@ -9,12 +9,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any, Literal, TypeVar, Unpack
 
 import anyio
+import attrs
 
 from asyncjobs._asgi import ASGIApp, Lifespan, Wrapped, around
 from asyncjobs._define import registry
 from asyncjobs._define.enqueueing import Prepared, call_options, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
-from asyncjobs._engine.slots import make_pools
+from asyncjobs._engine.slots import Pool, make_pools
 from asyncjobs._engine.supply import missing
 from asyncjobs._enqueue import ambient
 from asyncjobs._enqueue.enqueuer import Enqueuer
@@ -40,10 +41,11 @@ class Jobs(Enqueuer):
     """An application's jobs.
 
     One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
-    slots; without it every queue is served, by *slots* slots in all (20). *connect* opens the runner's own connections,
-    where passwords rotate. *provide* makes what jobs depend on. *keep* and *keep_failed* say how long finished jobs stay;
-    *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON. Durations are timedeltas or
-    seconds. With *listen* False nothing needs a session of its own, as behind a transaction pooler: jobs are polled for.
+    slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *connect* opens
+    the runner's own connections, where passwords rotate. *provide* makes what jobs depend on. *keep* and *keep_failed* say
+    how long finished jobs stay; *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON.
+    Durations are timedeltas or seconds. With *listen* False nothing needs a session of its own, as behind a transaction
+    pooler: jobs are polled for.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Jobs(Enqueuer):
         pool: Any = None,
         engine: Any = None,
         connect: Connect | None = None,
-        queues: Mapping[str, int] | None = None,
+        queues: Mapping[str, int | None] | None = None,
         slots: int | None = None,
         provide: Mapping[Any, Callable[[], Any]] | None = None,
         schema: str = DEFAULT_SCHEMA,
@@ -66,14 +68,11 @@ class Jobs(Enqueuer):
     ) -> None:
         self._own_source = source = _source(dsn, pool, engine, connect)
         super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
-        for queue in queues or ():
-            check_name(queue, "queue")
-        if queues is not None and slots is not None:
-            raise InvalidOption("queues= gives each queue its slots; leave slots= out")
-        make_pools(queues, slots)
+        self._queues = queues
+        self._slots = slots
         self._provide = dict(provide or {})
         self._settings = Settings(
-            pools=lambda: make_pools(queues, slots),
+            pools=_pools(queues, slots),
             provide=self._provide,
             retention=Retention(seconds(keep, "keep"), seconds(keep_failed, "keep_failed")),
             listens=listen,
@@ -100,17 +99,21 @@ class Jobs(Enqueuer):
         await self._bindings.pop().__aexit__(None, None, None)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Jobs]:
+    async def running(
+        self, *, queues: Mapping[str, int | None] | None = None, slots: int | None = None
+    ) -> AsyncIterator[Jobs]:
         """Enqueue and run jobs. Postgres may be down: they run as soon as it is back.
 
-        Raises SchemaMissing, SchemaTooOld or SchemaTooNew, and InvalidDefinition for a dependency nobody provides.
+        *queues* and *slots* stand in, this once, for those the Jobs was made with. Raises SchemaMissing, SchemaTooOld or
+        SchemaTooNew, and InvalidOption for a dependency nobody provides.
         """
+        settings = self._settings_for(queues, slots)
         self._check_provided()
         async with self._open():
             await self._check_schema()
             self._supervisor = Supervisor(
                 self,
-                lambda: Runner(self, self._own_source, codec_of(self), self._settings),
+                lambda: Runner(self, self._own_source, codec_of(self), settings),
                 self._settings.shutdown,
             )
             try:
@@ -138,6 +141,22 @@ class Jobs(Enqueuer):
                 await self.close_enqueuing()
                 await self._own_source.close()
             self._opened = None
+
+    def _settings_for(self, queues: Mapping[str, int | None] | None, slots: int | None) -> Settings:
+        if queues is None and slots is None:
+            return self._settings
+        own = self._queues or {}
+        if queues is None:
+            queues = dict.fromkeys(own) or None
+        elif slots is None:
+            queues = {queue: own.get(queue) if size is None else size for queue, size in queues.items()}
+            slots = self._slots if None in queues.values() else None
+        return attrs.evolve(self._settings, pools=_pools(queues, slots))
+
+    def hurry(self) -> None:
+        """Stopping, cancel the running jobs now instead of waiting for them; they go back to be run again."""
+        if self._supervisor is not None:
+            self._supervisor.hurry.set()
 
     def _check_provided(self) -> None:
         for definition in registry.definitions():
@@ -299,6 +318,13 @@ class _On:
 
     async def __aexit__(self, *error: object) -> None:
         self._bound.__exit__(None, None, None)
+
+
+def _pools(queues: Mapping[str, int | None] | None, slots: int | None) -> Callable[[], Sequence[Pool]]:
+    for queue in queues or ():
+        check_name(queue, "queue")
+    make_pools(queues, slots)  # refuse what makes no sense now
+    return lambda: make_pools(queues, slots)
 
 
 @asynccontextmanager

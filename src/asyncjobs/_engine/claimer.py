@@ -307,9 +307,11 @@ class Claimer:
 
     def _queues_with_free_slots(self) -> set[str]:
         return {
-            pool.queue
+            queue
             for pool in self._pools
-            if pool.free > 0 and (pool.queue == EVERY_QUEUE or pool.queue not in self._lanes.paused)
+            if pool.free > 0
+            for queue in pool.queues
+            if queue == EVERY_QUEUE or queue not in self._lanes.paused
         }
 
     async def _withdraw_when_busy(self, session: Session) -> None:

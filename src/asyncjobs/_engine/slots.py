@@ -1,9 +1,9 @@
-"""Slots: parallel places for jobs. A pool of slots serves one queue, or every queue."""
+"""Slots: parallel places for jobs. A pool of slots serves one queue, a few that share it, or every queue."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs.errors import InvalidOption
@@ -15,14 +15,14 @@ DEFAULT_SLOTS = 20
 class Pool:
     """A number of slots, and the jobs that wait for one of them."""
 
-    def __init__(self, queue: str, size: int) -> None:
-        self.queue = queue  #: the queue it serves; EVERY_QUEUE for all of them
+    def __init__(self, queues: Iterable[str], size: int) -> None:
+        self.queues = frozenset(queues)  #: the queues it serves; EVERY_QUEUE for all of them
         self.size = size
         self.occupied = 0
         self.prefetched: deque[ClaimedJob] = deque()  #: claimed, not begun
 
     def __repr__(self) -> str:
-        return f"<{self.size} slots for {self.queue or 'every queue'}>"
+        return f"<{self.size} slots for {', '.join(sorted(self.queues)) or 'every queue'}>"
 
     @property
     def free(self) -> int:
@@ -31,7 +31,7 @@ class Pool:
 
     def serves(self, queue: str) -> bool:
         """Whether jobs of *queue* run here."""
-        return self.queue in (EVERY_QUEUE, queue)
+        return queue in self.queues or EVERY_QUEUE in self.queues
 
     def drop(self, ids: Container[int]) -> None:
         """Forget these jobs: they are not this runner's any more."""
@@ -44,13 +44,28 @@ class Pool:
         return jobs
 
 
-def make_pools(queues: Mapping[str, int] | None, slots: int | None = None) -> list[Pool]:
-    """The pools of `Jobs(queues=…)`: one for each queue named, else one for every queue."""
+def make_pools(queues: Mapping[str, int | None] | None, slots: int | None = None) -> list[Pool]:
+    """The pools of `Jobs(queues=…, slots=…)`: one for each queue with a number of its own, and one of *slots* slots for
+    those without a number; without *queues*, one for every queue.
+    """
     if queues is None:
-        return [Pool(EVERY_QUEUE, DEFAULT_SLOTS if slots is None else slots)]
+        return [Pool([EVERY_QUEUE], _shared(slots))]
     if not queues:
         raise InvalidOption("queues={} serves nothing; name queues with their slots, or leave it out for every queue")
-    for queue, size in queues.items():
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10_000:
-            raise InvalidOption(f"queues[{queue!r}]={size!r} is not a number of slots; use 1 to 10000")
-    return [Pool(queue, size) for queue, size in queues.items()]
+    sharing = [queue for queue, size in queues.items() if size is None]
+    if slots is not None and not sharing:
+        raise InvalidOption("queues= gives each queue its slots; leave slots= out")
+    pools = [
+        Pool([queue], _checked(size, f"queues[{queue!r}]")) for queue, size in queues.items() if size is not None
+    ]
+    return [*pools, Pool(sharing, _shared(slots))] if sharing else pools
+
+
+def _shared(slots: int | None) -> int:
+    return DEFAULT_SLOTS if slots is None else _checked(slots, "slots")
+
+
+def _checked(size: object, what: str) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 10_000:
+        raise InvalidOption(f"{what}={size!r} is not a number of slots; use 1 to 10000")
+    return size
