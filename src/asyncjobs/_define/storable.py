@@ -80,6 +80,11 @@ def _read_str(value: Any, declared: Any) -> Any:
     return value if declared is str else declared(value)
 
 
+def _read_none(value: Any, _: Any) -> None:
+    if value is not None:
+        raise TypeError(f"{value!r} is not None")
+
+
 _MANY: dict[Any, Callable[[list[Any]], Any]] = {
     # cattrs reads a Sequence as a tuple; in a job's inputs it nearly always is a list.
     **dict.fromkeys((list, Sequence, MutableSequence), lambda items: items),
@@ -191,6 +196,7 @@ def _make_converter() -> OrjsonConverter:
     converter.register_structure_hook(float, _read_float)
     converter.register_structure_hook(bool, _read_bool)
     converter.register_structure_hook(str, _read_str)
+    converter.register_structure_hook(NoneType, _read_none)
     # Untyped data is orjson's to write, as it is: nothing in it may be turned into something else on the way.
     converter.register_unstructure_hook_func(lambda t: t is Any or t is object, lambda v: v)
     converter.register_structure_hook_func(lambda t: t is object, lambda v, _: v)
