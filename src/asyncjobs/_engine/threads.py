@@ -13,6 +13,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+
+class JobThread(threading.Thread):
+    """A sync job's thread."""
+
+
+def threads_in_use() -> list[JobThread]:
+    """The threads of sync jobs that have not ended: while there are any, the interpreter does not end well by itself."""
+    return [thread for thread in threading.enumerate() if isinstance(thread, JobThread)]
+
+
 async def run_in_thread(function: Callable[[], Any], name: str, on_end: Callable[[], None]) -> Any:
     """What *function* returns, from a thread with this task's context. *on_end* is called in the thread, at its very end.
 
@@ -42,5 +52,5 @@ async def run_in_thread(function: Callable[[], Any], name: str, on_end: Callable
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name=f"asyncjobs {name}", daemon=True).start()
+    JobThread(target=work, name=f"asyncjobs {name}", daemon=True).start()
     return await future
