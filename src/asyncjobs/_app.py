@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Unpack
 import anyio
 import attrs
 
-from asyncjobs._asgi import ASGIApp, Lifespan, Wrapped, around
+from asyncjobs._asgi import ASGIApp, Lifespan, StatefulLifespan, Wrapped, around
 from asyncjobs._define import registry
 from asyncjobs._define.enqueueing import Prepared, call_options, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
@@ -194,9 +194,9 @@ class Jobs(Enqueuer):
 
     def lifespan(self, app: Any) -> AbstractAsyncContextManager[Mapping[str, Any]]:
         """`FastAPI(lifespan=jobs.lifespan)`; Starlette's too, and `Litestar(lifespan=[jobs.lifespan])`."""
-        return around(self.running, _no_lifespan)(app)  # type: ignore[return-value]
+        return around(self.running, _no_lifespan)(app)
 
-    def wrap(self, lifespan: Lifespan) -> Lifespan:
+    def wrap(self, lifespan: Lifespan) -> StatefulLifespan:
         """`Starlette(lifespan=jobs.wrap(mine))`: jobs run around the application's own lifespan."""
         return around(self.running, lifespan)
 
@@ -239,7 +239,7 @@ class Jobs(Enqueuer):
         before: int | None = None,
         limit: int = 100,
     ) -> list[Job]:
-        """Jobs, newest first; page on with *before* the last id seen."""
+        """Jobs, newest first; a kind by any ending of its name; page on with *before* the last id seen."""
         words = None if states is None else [JobState(state) for state in states]
         async with self.connection() as connection:
             return await views.list_jobs(

@@ -11,13 +11,14 @@ logger = logging.getLogger("asyncjobs")
 
 Running = Callable[[], AbstractAsyncContextManager[Any]]
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+StatefulLifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
-def around(running: Running, inner: Lifespan) -> Lifespan:
+def around(running: Running, inner: Lifespan) -> StatefulLifespan:
     """A lifespan in which jobs run, around *inner*: jobs are up first and down last; states are merged."""
 
     @asynccontextmanager
