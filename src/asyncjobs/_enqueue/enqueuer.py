@@ -12,7 +12,7 @@ from asyncjobs._model.job import Job, Lane, NewJob
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
 from asyncjobs._store.foreign import join
-from asyncjobs._store.intake import insert_jobs
+from asyncjobs._store.intake import insert_job, insert_jobs
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
@@ -49,7 +49,11 @@ class Enqueuer:
             return ids
         joined = await join(on)
         wake = not (joined.commits_itself and self._serves(lanes))
-        ids = await insert_jobs(Session(joined.connection, self.schema), jobs, wake=wake)
+        session = Session(joined.connection, self.schema)
+        if len(jobs) == 1:
+            ids = [await insert_job(session, jobs[0], wake=wake)]
+        else:
+            ids = await insert_jobs(session, jobs, wake=wake)
         if joined.commits_itself:
             self._wake(lanes)
         elif joined.on_end is not None and self.runner is not None:

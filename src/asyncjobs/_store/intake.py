@@ -13,26 +13,56 @@ from asyncjobs._store.session import Session
 from asyncjobs.errors import SchemaMissing, WrongConnection
 
 
-async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = True) -> list[int]:
-    """Store *jobs* in one statement, in the caller's transaction; their ids in the order given.
+async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int:
+    """Store one job in the caller's transaction; its id. With *wake*, an idle runner is notified when it commits.
 
-    With *wake*, an idle runner is notified when the transaction commits.
     Raises SchemaMissing, and WrongConnection when the transaction cannot take a write.
     """
+    options = None if job.options is None else orjson.dumps(job.options).decode()
+    try:
+        row = await session.fetchrow(
+            "insert_job",
+            job.queue,
+            job.kind,
+            job.method,
+            job.args,
+            job.priority,
+            job.max_attempts,
+            job.delay,
+            job.scheduled_at,
+            job.tags,
+            job.meta,
+            options,
+            wake,
+        )
+    except Exception as error:
+        _explain(session, error)
+        raise
+    job_id: int = row[0]
+    return job_id
+
+
+async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = True) -> list[int]:
+    """Store *jobs* in one statement; their ids in the order given. The rest as `insert_job`."""
     text = orjson.dumps([_as_json(job) for job in jobs]).decode()
     try:
         rows = await session.fetch("insert_jobs", text, wake)
     except Exception as error:
-        if is_missing_schema(error):
-            raise SchemaMissing(session.schema) from error
-        if is_failed_transaction(error):
-            raise WrongConnection(
-                "this transaction has already failed, so nothing more can be stored in it; roll it back first"
-            ) from error
-        if sqlstate(error) == "25006":
-            raise WrongConnection("this connection is read-only; enqueue on one that may write") from error
+        _explain(session, error)
         raise
     return [row[0] for row in rows]
+
+
+def _explain(session: Session, error: Exception) -> None:
+    """Raise what the caller can act on, where Postgres' own words do not say it."""
+    if is_missing_schema(error):
+        raise SchemaMissing(session.schema) from error
+    if is_failed_transaction(error):
+        raise WrongConnection(
+            "this transaction has already failed, so nothing more can be stored in it; roll it back first"
+        ) from error
+    if sqlstate(error) == "25006":
+        raise WrongConnection("this connection is read-only; enqueue on one that may write") from error
 
 
 def _as_json(job: NewJob) -> dict[str, Any]:

@@ -1,0 +1,9 @@
+"""Measured against the limit: every figure is a ratio to raw SQL on the same server in the same minutes.
+
+    python -m bench                 # everything, five interleaved pairs each
+    python -m bench drain --pairs 9
+    python -m bench enqueue latency
+
+Machines are shared and noisy, so pairs alternate (ours, raw, ours, raw …) and medians are what to quote. The server is the
+embedded one, durable: fsync, synchronous_commit and full_page_writes on. ASYNCJOBS_BENCH_DSN names another.
+"""

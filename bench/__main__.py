@@ -1,0 +1,78 @@
+"""Run the benchmarks and print medians, spreads and ratios."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Awaitable, Callable
+
+import click
+
+from bench import drain, enqueue, latency, raw_batch
+from bench.server import fresh_database, server
+
+ALL = ("drain", "enqueue", "latency")
+Measure = Callable[[str], Awaitable[float]]
+
+
+@click.command(help="Measure asyncjobs against the limit of raw SQL. Without names: everything.")
+@click.argument("names", nargs=-1, type=click.Choice(ALL))
+@click.option("--pairs", default=5, show_default=True, help="Interleaved pairs of each comparison.")
+@click.option("--jobs", default=60_000, show_default=True, help="Jobs of one drain.")
+@click.option("--slots", default=200, show_default=True, help="Slots of the draining runner.")
+@click.option("--seconds", default=3.0, show_default=True, help="Length of one enqueue run.")
+def main(names: tuple[str, ...], pairs: int, jobs: int, slots: int, seconds: float) -> None:
+    with server() as dsn:
+        asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
+
+
+async def measure(dsn: str, names: tuple[str, ...], pairs: int, jobs: int, slots: int, seconds: float) -> None:
+    if "drain" in names:
+        await compare(
+            f"drain, jobs/s ({jobs} no-op jobs, one process, {slots} slots, history kept) against raw-batch",
+            dsn,
+            pairs,
+            lambda database: drain.drain(database, jobs, slots),
+            lambda database: raw_batch.drain(database, jobs),
+        )
+    if "enqueue" in names:
+        for callers in (1, 10):
+            await compare(
+                f"enqueue in an own transaction, jobs/s ({callers} at a time) against the same INSERT",
+                dsn,
+                pairs,
+                lambda database, callers=callers: enqueue.ours(database, callers, seconds),
+                lambda database, callers=callers: enqueue.raw(database, callers, seconds),
+            )
+    if "latency" in names:
+        values = []
+        for _ in range(pairs):
+            async with fresh_database(dsn) as database:
+                values += await latency.latencies(database, 150)
+        middle, tail = latency.summary(values)
+        print(f"commit in another process to start, idle runner, ms: p50 {middle:.2f}, p99 {tail:.2f}, n {len(values)}")
+
+
+async def compare(what: str, dsn: str, pairs: int, ours: Measure, raw: Measure) -> None:
+    """Ours and raw in turn, each on a fresh database; the ratio of each pair, and their median."""
+    figures: list[tuple[float, float]] = []
+    for number in range(pairs):
+        pair: dict[str, float] = {}
+        order = (("ours", ours), ("raw", raw))
+        for name, run in order if number % 2 == 0 else reversed(order):
+            async with fresh_database(dsn) as database:
+                pair[name] = await run(database)
+        figures.append((pair["ours"], pair["raw"]))
+    ratios = [mine / limit for mine, limit in figures]
+    print(what)
+    print(f"  ours  {spread([mine for mine, _ in figures], ',.0f')}")
+    print(f"  raw   {spread([limit for _, limit in figures], ',.0f')}")
+    print(f"  ratio {spread(ratios, '.2f')}", flush=True)
+
+
+def spread(values: list[float], form: str) -> str:
+    """Median, and between what."""
+    return f"{statistics.median(values):{form}}  ({min(values):{form}} to {max(values):{form}})"
+
+
+main()
