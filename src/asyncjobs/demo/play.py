@@ -70,7 +70,10 @@ async def _play(
                 await _follow(db, len(countries), show)
         right = await _report(db, countries)
         if not once:
-            print(f"Look at {url}, ask for more (curl -X POST {url}/tenants/IS/exports); Ctrl-C stops.", flush=True)
+            print(
+                f"Look at {url}, ask for more (curl -X POST {url}/tenants/IS/exports); Ctrl-C stops.",
+                flush=True,
+            )
             with suppress(asyncio.CancelledError):  # what Ctrl-C becomes, when the server has stopped for it
                 await stopped
             print("Stopped.", flush=True)

@@ -1,0 +1,145 @@
+"""`python3 noxfile.py demo`, `tests`, `lint`, …: needs Python 3.11 and nothing else; with nox, `nox -s demo` is the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OLDEST_NOX = "2025.2"
+
+
+def bring_nox() -> None:
+    """Make a home for nox in `.nox/runner`, and run this file again there."""
+    home = HERE / ".nox" / "runner"
+    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    ready = home / "ready"
+    if not ready.exists():
+        if find_spec("ensurepip") is None:
+            sys.exit(
+                "This Python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"
+            )
+        print(f"Installing nox into {home}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*pip, f"nox[uv]>={OLDEST_NOX}"], check=True)
+        ready.touch()
+    command = [str(python), __file__, *sys.argv[1:]]
+    if os.name == "nt":
+        sys.exit(subprocess.call(command))
+    os.execv(python, command)  # noqa: S606 -- not a child: a Ctrl-C is for nox alone to handle
+
+
+if sys.version_info < (3, 11):  # noqa: UP036 -- this file is the first to be told
+    sys.exit(f"asyncjobs needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+try:
+    import nox
+except ImportError:
+    bring_nox()
+
+nox.needs_version = f">={OLDEST_NOX}"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.download_python = "never"  # what is not on the machine is skipped, and said so
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["tests"]
+
+# pyenv's own commands answer for the chosen version alone; the others it installed are beside it.
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, PYENV.glob("versions/3.*/bin"))])
+
+GROUPS = nox.project.load_toml(HERE / "pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install asyncjobs, editable, with what the dependency groups of pyproject.toml name."""
+    session.install("-e", f".{extras}", *nox.project.dependency_groups(GROUPS, *groups))
+
+
+def run(session: nox.Session, *command: str, **env: str) -> None:
+    # Seconds to stop after Ctrl-C: nox's own 0.3 are fewer than a web server, or a test, needs to tidy up.
+    session.run(*command, env=env, interrupt_timeout=5, terminate_timeout=20)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """A web application works through real data, on a Postgres of its own: `-- --once`, `-- --once --break IS`."""
+    install(session, extras="[demo]")
+    run(session, "python", "-m", "asyncjobs.demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests a bare machine can run, on an embedded PostgreSQL 18; pass pytest's arguments after `--`."""
+    install(session, "tests")
+    run(session, "python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "postgres"), [("3.12", "18"), ("3.13", "18"), (f"3.{sys.version_info.minor}", "16")]
+)
+def compat(session: nox.Session, postgres: str) -> None:
+    """Flows and laws on other Pythons, where they are installed, and on the older of the two embedded Postgres."""
+    install(session, "tests")
+    run(
+        session,
+        "python",
+        "-m",
+        "pytest",
+        "tests/flows",
+        "tests/laws",
+        *session.posargs,
+        ASYNCJOBS_TEST_PG=postgres,
+    )
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Break connections, processes and servers, and see what is left."""
+    install(session, "tests")
+    run(session, "python", "-m", "pytest", "tests/faults", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format, and which room may import which."""
+    install(session, "lint")
+    run(session, "ruff", "check")
+    run(session, "ruff", "format", "--check")
+    run(session, "lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the code and its tests with mypy, and with pyright what users' checkers must accept and refuse."""
+    install(session, "types")
+    run(session, "mypy")
+    run(session, "pyright", "tests/typing")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    if not (HERE / "docs" / "conf.py").exists():
+        session.skip("there is no docs/conf.py yet")
+    install(session, "docs")
+    run(session, "sphinx-build", "-W", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Rates and latencies, as ratios to what the same Postgres does without us."""
+    install(session, "tests", extras="[fast]")
+    run(session, "python", "-m", "bench", *session.posargs)
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    select = ["--session"] if end and not given[0].startswith("-") else []
+    sys.argv[1:] = ["--noxfile", __file__, *select, *given]
+    nox.main()
