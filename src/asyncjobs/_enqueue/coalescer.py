@@ -11,12 +11,10 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-import asyncpg
 import attrs
-from asyncpg.pool import PoolConnectionProxy
 
 from asyncjobs._model.job import NewJob
-from asyncjobs._store.connection import Connection
+from asyncjobs._store.connection import is_closed
 from asyncjobs._store.faults import is_bad_data, is_transient
 from asyncjobs._store.intake import insert_job, insert_jobs
 from asyncjobs._store.session import Session
@@ -104,7 +102,7 @@ class Coalescer:
         elif self._letting_go is not None:
             await asyncio.wait([self._letting_go])
         self._letting_go = None
-        if self._session is not None and _is_closed(self._session.connection):
+        if self._session is not None and is_closed(self._session.connection):
             await self._let_go()
         if self._session is None:
             connection = await self._hold.enter_async_context(self._source.connection())
@@ -158,7 +156,7 @@ class Coalescer:
 
     async def _store(self, jobs: Sequence[NewJob], *, wake: bool) -> list[int]:
         session = self._session
-        if session is None or self._letting_go is not None or _is_closed(session.connection):
+        if session is None or self._letting_go is not None or is_closed(session.connection):
             session = await self._held()
         try:
             if len(jobs) == 1:
@@ -168,10 +166,6 @@ class Coalescer:
             if is_transient(error):
                 await self._let_go()
             raise
-
-
-def _is_closed(connection: Connection) -> bool:
-    return isinstance(connection, asyncpg.Connection | PoolConnectionProxy) and connection.is_closed()
 
 
 def _unsure(error: Exception) -> Exception:

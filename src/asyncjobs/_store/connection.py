@@ -127,3 +127,9 @@ class PsycopgConnection(_Foreign):
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """A savepoint where a transaction is open, else a transaction."""
         return self.connection.transaction()  # type: ignore[no-any-return]
+
+
+def is_closed(connection: Connection) -> bool:
+    """Whether the driver knows that nothing more can be sent over *connection*."""
+    closed = getattr(connection, "is_closed", None)
+    return closed is not None and bool(closed())
