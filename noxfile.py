@@ -5,18 +5,42 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OLDEST_NOX = "2025.2"
+OLDEST_NOX = "2025.10.14"
 
 
-def bring_nox() -> None:
-    """Make a home for nox in `.nox/runner`, and run this file again there."""
+def main() -> None:
+    """Become nox: the installed one, or one brought along."""
+    if sys.version_info < (3, 11):  # noqa: UP036 -- this file is the first to be told
+        sys.exit(f"asyncjobs needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    given = sys.argv[1:]
+    sessions = ["--session"] if given and not given[0].startswith("-") else []
+    python = sys.executable if nox_is_here() else str(bring_nox())
+    command = [python, "-m", "nox", "--noxfile", __file__, *sessions, *given]
+    if os.name == "nt":
+        sys.exit(subprocess.call(command))
+    os.execv(python, command)  # noqa: S606 -- not a child: a Ctrl-C is for nox alone to handle
+
+
+def nox_is_here() -> bool:
+    try:
+        return numbers(version("nox")) >= numbers(OLDEST_NOX)
+    except PackageNotFoundError:
+        return False
+
+
+def numbers(dotted: str) -> list[int]:
+    return [int(part) for part in dotted.split(".") if part.isdigit()]
+
+
+def bring_nox() -> Path:
+    """Install nox into `.nox/runner`, once; the Python that has it."""
     home = HERE / ".nox" / "runner"
-    python = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    ready = home / "ready"
+    python, ready = home / ("Scripts/python.exe" if os.name == "nt" else "bin/python"), home / "ready"
     if not ready.exists():
         if find_spec("ensurepip") is None:
             sys.exit(
@@ -27,18 +51,13 @@ def bring_nox() -> None:
         pip = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*pip, f"nox[uv]>={OLDEST_NOX}"], check=True)
         ready.touch()
-    command = [str(python), __file__, *sys.argv[1:]]
-    if os.name == "nt":
-        sys.exit(subprocess.call(command))
-    os.execv(python, command)  # noqa: S606 -- not a child: a Ctrl-C is for nox alone to handle
+    return python
 
 
-if sys.version_info < (3, 11):  # noqa: UP036 -- this file is the first to be told
-    sys.exit(f"asyncjobs needs Python 3.11 or newer; this is {sys.version.split()[0]}")
-try:
-    import nox
-except ImportError:
-    bring_nox()
+if __name__ == "__main__":
+    main()
+
+import nox  # noqa: E402 -- here we are read by nox
 
 nox.needs_version = f">={OLDEST_NOX}"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -135,11 +154,3 @@ def bench(session: nox.Session) -> None:
     """Rates and latencies, as ratios to what the same Postgres does without us."""
     install(session, "tests", extras="[fast]")
     run(session, "python", "-m", "bench", *session.posargs)
-
-
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    end = given.index("--") if "--" in given else len(given)
-    select = ["--session"] if end and not given[0].startswith("-") else []
-    sys.argv[1:] = ["--noxfile", __file__, *select, *given]
-    nox.main()
