@@ -30,7 +30,7 @@ async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int
             job.max_attempts,
             job.delay,
             job.scheduled_at,
-            job.tags,
+            list(job.tags) if job.tags else None,  # psycopg would write a tuple as a record
             job.meta,
             options,
             wake,
