@@ -1,0 +1,107 @@
+"""`enqueue`: a job from the shell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from asyncjobs._app import Jobs
+from asyncjobs._engine.supply import supplied
+from asyncjobs._model.job import Job
+from asyncjobs._model.states import JobState
+from asyncjobs.cli.calls import Wording, read_call
+from asyncjobs.cli.exits import Refused
+from asyncjobs.cli.helping import examples
+from asyncjobs.cli.output import Output, call_of, job_data, with_output
+from asyncjobs.cli.target import find_app, split_app, within
+from asyncjobs.cli.words import DurationWord, MomentWord, is_input
+
+
+def split_call(words: Sequence[str]) -> tuple[str | None, str, Sequence[str]]:
+    """APP where there is one, the job, its inputs. Raises click.UsageError."""
+    names = [word for word in words if not is_input(word)]
+    inputs = [word for word in words if is_input(word)]
+    app, rest = split_app(names, sure=False)
+    if not rest:
+        raise click.UsageError("which job? Name its class, method or function")
+    if len(rest) > 1:
+        raise click.UsageError(f"inputs are written name=value, not {rest[1]!r}")
+    return app, rest[0], inputs
+
+
+@click.command(
+    epilog=examples(
+        "enqueue myapp.main:jobs ExportStations tenant=acme",
+        "enqueue myapp.main:jobs ExportStations.call tenant=acme --delay 5m --queue bulk",
+        'enqueue myapp.main:jobs send_welcome user_id=42 \'tags=["a", "b"]\' --wait --timeout 30',
+    )
+)
+@click.argument("words", nargs=-1, metavar="[APP] JOB [NAME=VALUE]...")
+@click.option("--delay", type=DurationWord(), help="Due so much later: 90, 90s, 5m, 1h30m, 2d.")
+@click.option("--at", type=MomentWord(), help="Due then: 2027-01-31T09:00+01:00.")
+@click.option("--queue", metavar="NAME", help="Another queue than the definition says.")
+@click.option(
+    "--priority", type=int, help="Lower runs sooner inside a queue; 0 unless the definition says otherwise."
+)
+@click.option("--wait", is_flag=True, help="Wait for the result and print it; exit 1 when there is none.")
+@click.option("--timeout", type=DurationWord(), help="Wait at most so long; exit 1 then. The job goes on.")
+@with_output
+def enqueue(words: Sequence[str], wait: bool, timeout: float | None, output: Output, **options: Any) -> None:
+    """Enqueue a job of APP.
+
+    JOB is a class, a method (Class.method) or a function; any ending of its kind will do that means only one. Of a class
+    without a method, `call` is meant, or its only method. Inputs are given by name and read as they are declared: text
+    stays as it is, everything else is JSON, or text where text is how it is stored (dates, UUIDs, decimals).
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait")
+    app, name, inputs = split_call(words)
+    jobs = find_app(app)
+    call = read_call(name, inputs)
+    given = {option: value for option, value in options.items() if value is not None}
+
+    async def do() -> Job:
+        job = await _enqueue(jobs, call, given)
+        say = output.note if wait else output.text
+        say(f"job {job.id}: {call_of(job)}, {job.state} in queue {job.queue}")
+        return await _final(jobs, job, timeout) if wait else job
+
+    job = within(jobs, do)
+    output.data(job_data(job))
+    if wait:
+        _tell(job, output)
+
+
+async def _enqueue(jobs: Jobs, call: Wording, options: dict[str, Any]) -> Job:
+    async with supplied(jobs._provide, call.needs(now=False)) as supply:
+        (handle,) = await jobs.enqueue_many([call.prepare(supply, options)])
+    return await handle.job()
+
+
+async def _final(jobs: Jobs, job: Job, timeout: float | None) -> Job:
+    try:
+        async with asyncio.timeout(timeout):
+            return await jobs.wait_for_job(job.id)
+    except TimeoutError:
+        now = await jobs.get_job(job.id)
+        state = now.state if now else "gone"
+        raise Refused(f"job {job.id} had no result after {timeout:g} s; it is {state} and goes on") from None
+    except asyncio.CancelledError:
+        click.echo(f"job {job.id} goes on", err=True)
+        raise
+
+
+def _tell(job: Job, output: Output) -> None:
+    if job.state is JobState.COMPLETED:
+        if job.result_error:
+            output.note(f"completed, but its result could not be stored: {job.result_error}")
+        else:
+            output.result(job.result)
+        return
+    last = job.errors[-1] if job.errors else None
+    details = (last.traceback or "") if last and job.state is JobState.FAILED else ""
+    reason = f": {last.error}" if last else ""
+    raise Refused(f"job {job.id} is {job.state}{reason}", details=details)

@@ -1,0 +1,183 @@
+"""`list`, `show` and `count`: look at jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+from asyncjobs._model.job import Job
+from asyncjobs._model.states import JobState
+from asyncjobs.cli.helping import examples
+from asyncjobs.cli.output import Output, call_of, job_data, when, with_output
+from asyncjobs.cli.target import database, find_jobs, split_app, within
+from asyncjobs.errors import JobNotFound
+
+HIGHEST_ID = 2**63 - 1
+
+
+@click.command(
+    "list",
+    epilog=examples(
+        "list myapp.main:jobs",
+        "list myapp.main:jobs --state failed --kind ExportStations",
+        "ASYNCJOBS_DSN=postgresql://… python -m asyncjobs list --queue mail --json",
+    ),
+)
+@click.argument("app", required=False)
+@database
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([state.value for state in JobState]),
+    help="Only these states; repeatable.",
+)
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Only these queues; repeatable.")
+@click.option(
+    "--kind", "kinds", multiple=True, metavar="KIND", help="Only these kinds, by any ending; repeatable."
+)
+@click.option("--before", type=click.IntRange(min=1), metavar="ID", help="Only older ones, to page on.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many."
+)
+@with_output
+def list_(
+    *,
+    app: str | None,
+    dsn: str | None,
+    schema: str | None,
+    states: Sequence[str],
+    queues: Sequence[str],
+    kinds: Sequence[str],
+    before: int | None,
+    limit: int,
+    output: Output,
+) -> None:
+    """List jobs, newest first."""
+    jobs = find_jobs(app, dsn, schema)
+    found = within(
+        jobs,
+        lambda: jobs.list_jobs(
+            states=states or None,
+            queues=queues or None,
+            kinds=kinds or None,
+            before=before and min(before, HIGHEST_ID),
+            limit=limit,
+        ),
+    )
+    output.data([job_data(job) for job in found])
+    if found:
+        output.table(["id", "state", "queue", "attempt", "when", "job", "last error"], map(_row, found))
+        if len(found) == limit:
+            output.note(f"the newest {limit}; more with --before {found[-1].id}, or --limit")
+    else:
+        output.note("no jobs")
+
+
+def _row(job: Job) -> list[str]:
+    error = job.errors[-1].error.partition("\n")[0] if job.errors else ""
+    short = error if len(error) <= 60 else f"{error[:59]}…"
+    return [
+        str(job.id),
+        job.state,
+        job.queue,
+        f"{job.attempt}/{job.max_attempts}",
+        when(job),
+        call_of(job),
+        short,
+    ]
+
+
+def split_ids(words: Sequence[str]) -> tuple[str | None, list[int]]:
+    """APP where there is one, and ids. Raises click.UsageError."""
+    app, rest = split_app(words, sure=True)
+    if not rest:
+        raise click.UsageError("which job? Give its id")
+    for word in rest:
+        if not word.isdecimal() or not 1 <= int(word) <= HIGHEST_ID:
+            raise click.UsageError(f"{word!r} is not the id of a job")
+    return app, [int(word) for word in rest]
+
+
+@click.command(
+    epilog=examples(
+        "show myapp.main:jobs 42",
+        "show myapp.main:jobs 42 --json",
+    ),
+)
+@click.argument("words", nargs=-1, metavar="[APP] ID")
+@database
+@with_output
+def show(words: Sequence[str], dsn: str | None, schema: str | None, output: Output) -> None:
+    """Show a job in full.
+
+    What it calls and with what, how it went, what it returned, or why it failed, with the traceback of each attempt.
+    """
+    app, ids = split_ids(words)
+    if len(ids) > 1:
+        raise click.UsageError("one job at a time")
+    jobs = find_jobs(app, dsn, schema)
+    job = within(jobs, lambda: jobs.get_job(ids[0]))
+    if job is None:
+        raise JobNotFound(ids[0])
+    output.data(job_data(job))
+    for line in _description(job):
+        output.text(line)
+
+
+def _description(job: Job) -> list[str]:
+    lines = [f"job {job.id}  {call_of(job)}", ""]
+    facts: dict[str, object] = {
+        "state": f"{job.state}, {when(job)}",
+        "queue": job.queue,
+        "priority": job.priority or None,
+        "attempt": f"{job.attempt} of {job.max_attempts}"
+        + (f", {job.crashes} crashes" if job.crashes else ""),
+        "created": job.created_at,
+        "scheduled": job.scheduled_at,
+        "started": job.started_at,
+        "finished": job.finished_at,
+        "runner": job.runner,
+        "tags": ", ".join(job.tags) or None,
+    }
+    lines += [f"{name:<10}{value}" for name, value in facts.items() if value is not None]
+    for name, value in (("args", job.args), ("meta", job.meta), ("result", job.result)):
+        if value is not None:
+            lines += [f"{name:<10}{_indented(json.dumps(value, indent=2, ensure_ascii=False))}"]
+    if job.result_error is not None:
+        lines.append(f"{'result':<10}not kept: {job.result_error}")
+    for error in job.errors:
+        lines += ["", f"attempt {error.attempt} failed at {error.at}: {error.error}"]
+        if error.traceback:
+            lines += ["", *(f"    {line}" for line in error.traceback.rstrip().splitlines())]
+    return lines
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n" + " " * 10)
+
+
+@click.command(
+    epilog=examples(
+        "count myapp.main:jobs",
+        "count myapp.main:jobs --json",
+    ),
+)
+@click.argument("app", required=False)
+@database
+@with_output
+def count(app: str | None, dsn: str | None, schema: str | None, output: Output) -> None:
+    """Count jobs, by queue and state."""
+    jobs = find_jobs(app, dsn, schema)
+    counts = within(jobs, jobs.count_jobs)
+    output.data(counts)
+    states = [state for state in JobState if any(state in by_state for by_state in counts.values())]
+    if counts:
+        rows = [
+            [queue, *(str(by_state.get(state, 0)) for state in states)] for queue, by_state in counts.items()
+        ]
+        output.table(["queue", *states], rows)
+    else:
+        output.note("no jobs")
