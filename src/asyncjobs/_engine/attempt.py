@@ -1,28 +1,29 @@
 """One attempt at one job, and what it came to. No SQL, no connection: those are the completer's.
 
-Only an attempt that is abandoned at the end of the process escapes; whatever else a job raises becomes an outcome.
+Whatever a job raises becomes an outcome, except in an attempt that nobody may write for any more. The outermost coroutine
+of the job's task has to make it one (`came_to`): a GeneratorExit from outside closes every coroutine below it unheard.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import random
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import orjson
 
 from asyncjobs._define import registry
-from asyncjobs._define.call import Call
+from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
 from asyncjobs._engine.context import RunningJob
 from asyncjobs._engine.supply import Provide, supplied
-from asyncjobs._engine.threads import run_in_thread
-from asyncjobs._model.backoff import Backoff, Exponential, backoff_from_json
+from asyncjobs._engine.threads import ThreadCall
+from asyncjobs._model.backoff import Exponential, backoff_from_json
 from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.options import DEFAULTS
@@ -34,6 +35,7 @@ from asyncjobs.errors import InvalidInput
 logger = logging.getLogger("asyncjobs")
 
 MOST_TRACEBACK = 8_000  #: characters of a traceback kept with the job: its end, where the error is
+MOST_WORDS = 2_000  #: characters of what the error says
 
 
 @attrs.define(eq=False)
@@ -45,61 +47,65 @@ class Attempt:
     codec: Codec
     provide: Provide
     task: asyncio.Task[None] | None = None
-    stopped_for: str | None = None  #: 'cancel', 'timeout', 'shutdown', 'lost' or 'abandoned'
-    in_thread: bool = False
+    thread: ThreadCall | None = None  #: where a sync job runs, as long as it does
+    stopped_for: tuple[str, ...] = ()  #: 'cancel', 'timeout', 'shutdown', 'lost', 'abandoned', in the order they came
+    interrupted: bool = False  #: it was cancelled for one of these; a thread never is
+    options: Any = DEFAULTS
     started: float = 0.0  #: on the performance counter
 
     def stop(self, reason: str) -> None:
-        """Cancel the attempt, once, for the first reason given. A sync job cannot be stopped, only left."""
-        if self.stopped_for is None:
-            self.stopped_for = reason
-            if self.task is not None and not self.in_thread:
+        """Cancel the attempt, once for each reason: one that outlived a timeout is cancelled again at shutdown.
+
+        A sync job cannot be stopped, only left.
+        """
+        if reason not in self.stopped_for:
+            self.stopped_for += (reason,)
+            if self.task is not None and (self.thread is None or reason == "abandoned"):
+                self.interrupted = True
                 self.task.cancel()
 
     def abandon(self) -> None:
         """Wait for it no longer: the process is about to end, and what it comes to is not told."""
-        self.stopped_for = "abandoned"
-        if self.task is not None:
-            self.task.cancel()
+        self.stop("abandoned")
+
+    def close(self) -> None:
+        """End a job that was cancelled and goes on: GeneratorExit is raised where it waits, and it is awaited no more.
+
+        Drastic, and only for the end: asyncio.run would wait for such a task for ever, and the process would not end.
+        """
+        if self.task is not None and not self.task.done():
+            self.interrupted = True
+            self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self.task.get_coro().close()
+            self.task.cancel()  # its next step finds out
 
     @property
     def elapsed(self) -> float:
         """Seconds since it began."""
         return time.perf_counter() - self.started
 
-    async def run(self) -> Outcome | None:
-        """Run the job once. None when it completed itself in a transaction of its own."""
-        options: Any = DEFAULTS
-        try:
-            definition = registry.find(self.job.kind)
-            options = definition.options_of(self.job.method)
-            wanted = definition.dependencies()
-            if wanted:
-                async with supplied(self.provide, wanted) as supply:
-                    call = definition.bind(self.job.method, self.job.args, self.codec, supply)
-                    return await self._call(call, options)
-            return await self._call(definition.bind(self.job.method, self.job.args, self.codec, {}), options)
-        except BaseException as error:
-            if self.running.completed:  # it is committed: nothing can make it undone
-                if not isinstance(error, asyncio.CancelledError):
-                    logger.exception("job %s (%s) raised after it was completed", self.job.id, self.job.kind)
-                return None
-            return self._came_to_nothing(error, options)
+    # What the job does.
 
-    async def _call(self, call: Call, options: Any) -> Outcome | None:
+    async def run(self) -> Outcome | None:
+        """Run the job once. None when it completed itself in a transaction of its own. Raises whatever the job raises."""
+        definition = registry.find(self.job.kind)
+        self.options = definition.options_of(self.job.method)
+        wanted = definition.dependencies()
+        if wanted:
+            async with supplied(self.provide, wanted) as supply:
+                return await self._call(definition.bind(self.job.method, self.job.args, self.codec, supply))
+        return await self._call(definition.bind(self.job.method, self.job.args, self.codec, {}))
+
+    async def _call(self, call: Call) -> Outcome | None:
         self.running.result_type = call.result_type
-        timeout = self._timeout(options) if self.job.options or options["timeout"] is not None else None
+        timeout = self._timeout() if self.job.options or self.options["timeout"] is not None else None
         timer = None
         if timeout is not None:
             timer = asyncio.get_running_loop().call_later(timeout, self._time_out, timeout)
         try:
-            if call.needed is not None and not await _maybe_await(call.needed()):
+            if call.needed is not None and not await self._is_needed(call, call.needed):
                 return self._finished(FinalState.SKIPPED)
-            if call.is_async:
-                value = await call.function()
-            else:
-                self.in_thread = True
-                value = await _maybe_await(await run_in_thread(call.function, call.what, self._left_thread))
+            value = await (call.function() if call.is_async else self._in_thread(call.function, call.what))
         finally:
             if timer is not None:
                 timer.cancel()
@@ -107,71 +113,28 @@ class Attempt:
             return None
         if self.running.handed_over:
             # Right when that transaction was rolled back after all. When it was committed, the fence refuses this.
-            return self._failed(_RolledBack("the transaction that completed the job was rolled back"), options, loud=False)
-        if isinstance(value, Snooze | Cancel):
+            return self._failed(_RolledBack("the transaction that completed the job was rolled back"), loud=False)
+        if issubclass(type(value), Snooze | Cancel):  # not isinstance: it runs the value's own code
             raise value
         return self._completed(call, value)
 
+    async def _is_needed(self, call: Call, needed: Callable[[], Any]) -> bool:
+        """Asked where the job itself would run: a sync job's sync question may block."""
+        if call.is_async or is_async(needed):
+            answer = needed()
+            return bool(await answer if _is_awaitable(answer) else answer)
+        return bool(await self._in_thread(needed, call.what))
+
+    async def _in_thread(self, function: Callable[[], Any], what: str) -> Any:
+        self.thread = ThreadCall(function, what, self._left_thread)
+        value = await self.thread.result()
+        return await value if _is_awaitable(value) else value
+
     def _left_thread(self) -> None:
-        """Called in the thread, at its end."""
-        self.in_thread = False
-
-    def _completed(self, call: Call, value: Any) -> Finished:
-        try:
-            if value is None and call.result_type in (None, type(None), Any):
-                return self._finished(FinalState.COMPLETED)
-            text = self.codec.encode_value(value, call.result_type, what=f"the result of {call.what}")
-        except InvalidInput as error:
-            logger.warning("job %s (%s) completed, but its result is not kept: %s", self.job.id, self.job.kind, error)
-            return attrs.evolve(self._finished(FinalState.COMPLETED), result_error=storable_text(str(error)))
-        return attrs.evolve(self._finished(FinalState.COMPLETED), result=text)
-
-    def _finished(self, state: FinalState) -> Finished:
-        return Finished(self.job, state, self.elapsed)
-
-    def _came_to_nothing(self, error: BaseException, options: Any) -> Outcome | None:
-        job = self.job
-        if isinstance(error, Snooze):
-            return Returned(job, LiveState.SCHEDULED, delay=error.delay, unburnt=True)
-        if isinstance(error, Cancel):
-            return attrs.evolve(self._finished(FinalState.CANCELLED), error=error_json(job, error, None))
-        if self.stopped_for in ("lost", "abandoned"):
-            return None
-        if isinstance(error, asyncio.CancelledError):
-            if self.stopped_for == "shutdown":
-                return Returned(job, LiveState.READY, unburnt=True)
-            if self.stopped_for == "cancel":
-                return self._finished(FinalState.CANCELLED)
-            if self.stopped_for == "timeout":
-                error = TimeoutError(f"the attempt took longer than its timeout of {self._timeout(options):g} s")
-            else:
-                error = _Stray("the job raised CancelledError itself, or cancelled its own task").with_traceback(
-                    error.__traceback__
-                )
-        return self._failed(error, options)
-
-    def _failed(self, error: BaseException, options: Any, *, loud: bool = True) -> Outcome:
-        job = self.job
-        last = job.attempt >= job.max_attempts
-        logger.log(
-            logging.ERROR if loud else logging.DEBUG,
-            "job %s (%s) failed at attempt %s of %s%s",
-            job.id,
-            job.kind,
-            job.attempt,
-            job.max_attempts,
-            ", its last" if last else "",
-            exc_info=error,
-            extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt},
-        )
-        text = error_json(job, error, traceback.format_exception(error))
-        if last:
-            return attrs.evolve(self._finished(FinalState.FAILED), error=text)
-        delay = self._backoff(options).delay(job.attempt, random.random())
-        return Returned(job, LiveState.RETRYABLE, delay=max(0.0, delay.total_seconds()), error=text)
+        self.thread = None
 
     def _time_out(self, timeout: float) -> None:
-        if self.in_thread:
+        if self.thread is not None:
             logger.warning(
                 "job %s (%s) runs in a thread and is over its timeout of %g s; a thread cannot be stopped",
                 self.job.id,
@@ -180,41 +143,131 @@ class Attempt:
             )
         self.stop("timeout")
 
-    def _timeout(self, options: Any) -> float | None:
-        own = self._own_options
-        given = own["timeout"] if "timeout" in own else options["timeout"]
-        return None if given is None else seconds(given, "timeout")
+    # What it came to.
 
-    def _backoff(self, options: Any) -> Backoff:
+    def _finished(self, state: FinalState) -> Finished:
+        return Finished(self.job, state, self.elapsed)
+
+    def _completed(self, call: Call, value: Any) -> Finished:
+        done = self._finished(FinalState.COMPLETED)
+        if value is None and call.result_type in (None, type(None), Any):
+            return done
+        try:
+            done.result = self.codec.encode_value(value, call.result_type, what=f"the result of {call.what}")
+        except Exception as error:  # not only InvalidInput: a result's own code is run to write it
+            done.result_error = storable_text(str(error) if isinstance(error, InvalidInput) else words_of(error))
+            logger.warning("job %s (%s) completed, but its result is not kept: %s", self.job.id, self.job.kind, done.result_error)
+        return done
+
+    def came_to(self, error: BaseException) -> Outcome | None:
+        """What becomes of the job now that *error* was raised. None: nothing is to be written for it."""
+        job = self.job
+        if self.running.completed:  # it is committed: nothing can make it undone
+            if not isinstance(error, asyncio.CancelledError):
+                _log(logging.ERROR, error, "job %s (%s) raised after it was completed", job.id, job.kind)
+            return None
+        if "lost" in self.stopped_for or "abandoned" in self.stopped_for:
+            return None
+        if "cancel" in self.stopped_for or isinstance(error, Cancel):
+            done = self._finished(FinalState.CANCELLED)
+            if not isinstance(error, asyncio.CancelledError | GeneratorExit | Snooze):
+                done.error = error_json(job, error, with_traceback=not isinstance(error, Cancel))
+            return done
+        if isinstance(error, Snooze):
+            return Returned(job, LiveState.SCHEDULED, delay=error.delay, unburnt=True)
+        if self.interrupted and self.stopped_for[:1] == ("shutdown",):
+            if not isinstance(error, asyncio.CancelledError):
+                _log(logging.WARNING, error, "job %s (%s) raised when it was stopped, and is given back", job.id, job.kind)
+            return Returned(job, LiveState.READY, unburnt=True)
+        if isinstance(error, asyncio.CancelledError):
+            if self.interrupted and self.stopped_for[:1] == ("timeout",):
+                error = _as(TimeoutError(f"the attempt took longer than its timeout of {self._timeout():g} s"), error)
+            else:
+                error = _as(asyncio.CancelledError("the job raised it itself, or cancelled its own task"), error)
+        return self._failed(error)
+
+    def _failed(self, error: BaseException, *, loud: bool = True) -> Outcome:
+        job = self.job
+        last = job.attempt >= job.max_attempts
+        _log(
+            logging.ERROR if loud else logging.DEBUG,
+            error,
+            "job %s (%s) failed at attempt %s of %s%s",
+            job.id,
+            job.kind,
+            job.attempt,
+            job.max_attempts,
+            ", its last" if last else "",
+            extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt},
+        )
+        text = error_json(job, error)
+        if last:
+            done = self._finished(FinalState.FAILED)
+            done.error = text
+            return done
+        return Returned(job, LiveState.RETRYABLE, delay=self._wait(), error=text)
+
+    def _wait(self) -> float:
+        """Seconds until the next attempt. A backoff may be the user's own code, and wrong."""
         own = self._own_options
-        backoff: Backoff = backoff_from_json(own["backoff"]) if "backoff" in own else options["backoff"]
-        return backoff if isinstance(backoff, Backoff) else Exponential()
+        backoff = backoff_from_json(own["backoff"]) if "backoff" in own else self.options["backoff"]
+        try:
+            wait = seconds(backoff.delay(self.job.attempt, random.random()), "backoff")
+        except Exception as error:
+            _log(logging.ERROR, error, "the backoff of %s is wrong; the default is used", self.job.kind)
+            wait = Exponential().delay(self.job.attempt, random.random()).total_seconds()
+        return wait
+
+    def _timeout(self) -> float | None:
+        own = self._own_options
+        given = own["timeout"] if "timeout" in own else self.options["timeout"]
+        return None if given is None else seconds(given, "timeout")
 
     @property
     def _own_options(self) -> dict[str, Any]:
         return orjson.loads(self.job.options) if self.job.options else {}
 
 
-class _RolledBack(Exception):  # noqa: N818
+def _is_awaitable(value: Any) -> bool:
+    return hasattr(type(value), "__await__")
+
+
+class _RolledBack(Exception):
     """`complete(on=…)` was undone by its transaction's owner."""
 
 
-class _Stray(Exception):  # noqa: N818
-    """A cancellation nobody of ours asked for."""
+def _as(said: BaseException, error: BaseException) -> BaseException:
+    """*said*, raised where *error* was."""
+    return said.with_traceback(error.__traceback__)
 
 
-async def _maybe_await(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value
+def _log(level: int, error: BaseException, message: str, *args: Any, extra: Any = None) -> None:
+    """Log with the traceback, if that can be had: it runs the error's own code, which may raise anything."""
+    try:
+        logger.log(level, message, *args, exc_info=error, extra=extra)
+    except BaseException:
+        logger.log(level, f"{message}: %s", *args, words_of(error), extra=extra)  # noqa: G004 -- the same message
 
 
-def error_json(job: ClaimedJob, error: BaseException, trace: list[str] | None) -> str:
+def words_of(error: BaseException) -> str:
+    """What *error* says, whatever it does when asked."""
+    try:
+        said = str(error)
+    except BaseException:
+        said = "(what it says cannot be had: its __str__ raises)"
+    return f"{type(error).__name__}: {said}"[:MOST_WORDS]
+
+
+def error_json(job: ClaimedJob, error: BaseException, *, with_traceback: bool = True) -> str:
     """What is remembered of a failed attempt, as JSON Postgres can store."""
-    remembered: dict[str, Any] = {
-        "attempt": job.attempt,
-        "error": storable_text(f"{type(error).__name__}: {error}"[:2_000]),
-    }
-    if trace is not None:
-        remembered["traceback"] = storable_text("".join(trace)[-MOST_TRACEBACK:])
+    words = words_of(error)
+    remembered: dict[str, Any] = {"attempt": job.attempt, "error": storable_text(words)}
+    if with_traceback:
+        try:
+            trace = "".join(traceback.format_exception(error))
+        except BaseException:  # too deep, or code of the error's own raises
+            trace = "".join(traceback.format_tb(error.__traceback__)) + words
+        remembered["traceback"] = storable_text(trace[-MOST_TRACEBACK:])
     return orjson.dumps(remembered).decode()
 
 

@@ -72,6 +72,7 @@ class Claimer:
         rhythm: Rhythm,
         begin: Callable[[ClaimedJob, Pool], None],
         claimed: Callable[[Iterable[ClaimedJob]], None],
+        release: Callable[[Iterable[ClaimedJob]], None],
     ) -> None:
         self._source = source
         self._schema = schema
@@ -82,6 +83,7 @@ class Claimer:
         self._rhythm = rhythm
         self._begin_in = begin  #: a slot of the pool is free for the job
         self._claimed = claimed  #: told of every job this runner answers for from now
+        self._release = release  #: takes jobs that are not to begin here
         self._lanes = Lanes(pools)
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
@@ -145,10 +147,10 @@ class Claimer:
         while True:
             try:
                 async with link(self._source, self._schema, pooled=not self._rhythm.listens, durable=False) as session:
-                    patience.succeeded()
                     self._reset()
                     while True:
                         await self._turn(session)
+                        patience.succeeded()
             except Exception as error:
                 # The reply of a claim may be lost with the connection: what it claimed must not stay ours unknown to us.
                 self._identity.doubt()
@@ -217,6 +219,9 @@ class Claimer:
             if self._identity.current != incarnation:
                 jobs = await self._keep_adopted(session, incarnation, jobs)
             self._claimed(jobs)
+            if self._quiet:  # told so while this claim was under way
+                self._release(jobs)
+                return True
             self._lanes.advance(jobs, time.monotonic())
             self._hand_out(jobs, begin=begin)
         if jobs:

@@ -59,18 +59,26 @@ class Completer:
         while True:
             try:
                 async with link(self._source, self._schema, pooled=self._pooled) as session:
-                    patience.succeeded()
-                    await self._write_over(session)
+                    await self._write_over(session, patience)
             except Exception as error:
                 await patience.wait_after(error)
 
-    async def _write_over(self, session: Session) -> None:
+    async def write_once(self) -> None:
+        """Write what is unwritten, once, over a connection opened for it, for the jobs of an incarnation that is over."""
+        incarnation, outcomes = self._identity.latest, [*self._writing, *self._outcomes]
+        if incarnation is not None and outcomes:
+            async with link(self._source, self._schema, pooled=self._pooled) as session:
+                for first in range(0, len(outcomes), A_BATCH):
+                    await self._write(session, incarnation, outcomes[first : first + A_BATCH])
+
+    async def _write_over(self, session: Session, patience: Patience) -> None:
         while True:
             if not self._writing:
                 await self._gather()
             incarnation = await self._identity.known()
             await self._write(session, incarnation, self._writing)
             self._writing = []
+            patience.succeeded()
             if not self._outcomes:
                 self._empty.set()
                 self._empty = anyio.Event()
@@ -97,10 +105,10 @@ class Completer:
             await self._write_singly(session, incarnation, outcomes, error)
             return
         refused = [outcome for outcome in outcomes if outcome.job.id not in written]
-        if refused:
-            await self._look_into(session, incarnation, refused)
+        again = await self._look_into(session, incarnation, refused) if refused else set()
         for outcome in outcomes:
-            self._settled(outcome.job.id)
+            if outcome.job.id not in again:
+                self._settled(outcome.job.id)
 
     async def _write_singly(
         self, session: Session, incarnation: int, outcomes: Sequence[Outcome], error: Exception
@@ -117,17 +125,18 @@ class Completer:
             raise error  # there is nothing left to leave out
         await self._write(session, incarnation, [plainer])
 
-    async def _look_into(self, session: Session, incarnation: int, refused: Iterable[Outcome]) -> None:
-        """Refused: written already, when the reply was lost; else taken from this runner."""
+    async def _look_into(self, session: Session, incarnation: int, refused: Iterable[Outcome]) -> set[int]:
+        """Refused: written already, when the reply was lost; else taken from this runner. Which are to be written again."""
         claims = {outcome.job.id: Claim(outcome.job.id, outcome.job.token) for outcome in refused}
         done = await find_finished(session, incarnation, claims.values())
         lost = sorted(claims.keys() - done)
         if not lost:
-            return
+            return set()
         if self._identity.current != incarnation:  # succeeded meanwhile: they are the new incarnation's
             self._outcomes[:0] = [outcome for outcome in refused if outcome.job.id in lost]
-            return
+            return set(lost)
         logger.warning("jobs %s were taken from this runner before it could say what came of them", lost)
+        return set()
 
 
 def _texts(outcome: Outcome) -> tuple[str | None, ...]:

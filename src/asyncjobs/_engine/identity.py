@@ -10,6 +10,7 @@ class Identity:
 
     def __init__(self) -> None:
         self.current: int | None = None
+        self.latest: int | None = None  #: outlives the loss: whose claims there still are
         self._known = anyio.Event()
         self.doubted = anyio.Event()  #: the keeper is asked for a new incarnation
 
@@ -21,7 +22,7 @@ class Identity:
 
     def assume(self, incarnation: int) -> None:
         """From now on this runner is *incarnation*."""
-        self.current = incarnation
+        self.current = self.latest = incarnation
         self.doubted = anyio.Event()
         self._known.set()
 

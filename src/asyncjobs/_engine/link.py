@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
 
 import anyio
 
@@ -32,21 +33,19 @@ async def link(source: Source, schema: str, *, pooled: bool, durable: bool = Tru
         if not pooled:
             await prepare_session(session, synchronous_commit=durable)
         yield session
-        if connection in _kept:
-            return
         with anyio.CancelScope(shield=True), anyio.move_on_after(1):
             await connection.close()
     finally:
-        if connection not in _kept:
-            connection.terminate()  # never release politely what may be broken: on a dead network that takes minutes
+        connection.terminate()  # never release politely what may be broken: on a dead network that takes minutes
 
 
-_kept: list[Any] = []
-
-
-def keep_open(session: Session) -> None:
-    """Leave *session* open until the process ends, whatever becomes of its link."""
-    _kept.append(session.connection)
+def keep_open(session: Session) -> Callable[[], None]:
+    """Keep the server believing in *session* until what is returned is called, or the process ends, whatever becomes of
+    its connection and of this loop: a second descriptor of the same socket does not say goodbye.
+    """
+    theirs = session.connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    ours = socket.fromfd(theirs.fileno(), theirs.family, theirs.type).detach()
+    return functools.partial(socket.close, ours)
 
 
 class Patience:

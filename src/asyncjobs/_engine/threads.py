@@ -23,34 +23,55 @@ def threads_in_use() -> list[JobThread]:
     return [thread for thread in threading.enumerate() if isinstance(thread, JobThread)]
 
 
-async def run_in_thread(function: Callable[[], Any], name: str, on_end: Callable[[], None]) -> Any:
-    """What *function* returns, from a thread with this task's context. *on_end* is called in the thread, at its very end.
+class ThreadCall:
+    """A call in a thread of its own, with this task's context. Raises RuntimeError when no thread can be had."""
 
-    Cancelled, it stops waiting, and the thread runs on.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
+    def __init__(self, function: Callable[[], Any], name: str, on_end: Callable[[], None]) -> None:
+        self._function = function
+        self._on_end = on_end  #: called on this loop when the thread has ended, unless the loop has ended before
+        self._loop = asyncio.get_running_loop()
+        # Not the future's own exception: one that is a StopIteration or a GeneratorExit does not come through it.
+        self._ended: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()
+        self._over = asyncio.Event()
+        self._watchers: list[Callable[[], None]] | None = []
+        self._lock = threading.Lock()
+        context = contextvars.copy_context()
+        JobThread(target=context.run, args=(self._work,), name=f"asyncjobs {name}", daemon=True).start()
 
-    def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if isinstance(error, StopIteration):  # a future refuses it
-            error = RuntimeError(f"the job raised {error!r}")
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+    async def result(self) -> Any:
+        """What the function returned, or raises what it raised. Cancelled, it stops waiting, and the thread runs on."""
+        value, error = await self._ended
+        if error is not None:
+            raise error
+        return value
 
-    def work() -> None:
-        result, error = None, None
+    async def over(self) -> None:
+        """Wait until the thread has ended."""
+        await self._over.wait()
+
+    def when_over(self, tell: Callable[[], None]) -> None:
+        """Call *tell* in the thread, at its very end; here and now when that was."""
+        with self._lock:
+            if self._watchers is not None:
+                self._watchers.append(tell)
+                return
+        tell()
+
+    def _work(self) -> None:
+        value, error = None, None
         try:
-            result = context.run(function)
+            value = self._function()
         except BaseException as raised:
             error = raised
-        on_end()
+        with self._lock:
+            watchers, self._watchers = self._watchers or [], None
+        for tell in watchers:
+            tell()
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
+            self._loop.call_soon_threadsafe(self._settle, value, error)
 
-    JobThread(target=work, name=f"asyncjobs {name}", daemon=True).start()
-    return await future
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        self._on_end()
+        self._over.set()
+        if not self._ended.done():
+            self._ended.set_result((value, error))

@@ -187,10 +187,11 @@ class Keeper:
         self._leaving.set()
         await self._left.wait()
 
-    def outlive(self) -> None:
-        """Hold the lock until the process ends, because a thread still runs a job: nobody may run it meanwhile."""
-        if self._session is not None:
-            keep_open(self._session)
+    def outlive(self) -> Callable[[], None]:
+        """Hold the lock until what is returned is called, or the process ends: a thread runs a job that nobody else may
+        run meanwhile. Once for each such thread.
+        """
+        return keep_open(self._session) if self._session is not None else lambda: None
 
 
 def _hint(tell: Callable[[str], None]) -> Callable[[Any, int, str, object], None]:

@@ -16,48 +16,59 @@ from asyncjobs._runner.signals import heard_first
 
 logger = logging.getLogger("asyncjobs")
 
+SLACK = 0.5  #: seconds beyond its time after which a runner that does not stop is left
+
 
 class Supervisor:
-    """Runs one runner after another in a task of its own, so that no scope of ours spans the application's code."""
+    """Runs a runner in a task of its own, so that no scope of ours spans the application's code, and again if it fails."""
 
     def __init__(self, jobs: Enqueuer, make: Callable[[], Runner], shutdown: float) -> None:
         self._jobs = jobs
-        self._make = make
         self._shutdown = shutdown
-        self._quiet = False
+        self._stopping = False
+        self._gave_up = False
         self.runner = make()
         self.hurry = anyio.Event()  #: set: cancel what runs instead of waiting for it
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Jobs run while this is entered."""
+        self._jobs.runner = self.runner
         owner = asyncio.create_task(self._own(), name="asyncjobs runner")
         try:
-            with heard_first(self.quiet):
+            with heard_first(self.runner.quiet, self.hurry.set):
                 yield
         finally:
             await self._stop(owner)
 
-    def quiet(self) -> None:
-        """Claim nothing more."""
-        self._quiet = True
-        self.runner.quiet()
-
     async def _own(self) -> None:
+        """Run the runner until it is stopped. Whatever ends it before is a fault of ours, never the application's."""
         failures = 0
-        while True:
-            self._jobs.runner = self.runner
+        while not self._stopping:
+            fault: BaseException | None = None
             try:
                 await self.runner.run()
-            except Exception as error:
+            except BaseException as error:
+                fault = error
+            me = asyncio.current_task()
+            if me is not None and me.cancelling():
+                await self._salvage()
+                raise asyncio.CancelledError
+            if not self._stopping:
                 failures += 1
-                logger.critical("the runner failed, which is a fault of asyncjobs; it starts again", exc_info=error)
+                logger.critical(
+                    "the runner failed, which is a fault of asyncjobs; it starts again", exc_info=fault
+                )
                 await asyncio.sleep(RECONNECT.delay(failures, 0.5).total_seconds())
-                self.runner = self._make()
-                if self._quiet:
-                    self.runner.quiet()
-            else:
-                return
+
+    async def _salvage(self) -> None:
+        """This task was cancelled, and not by us: asyncio.run cancels all there are when a lifespan was skipped."""
+        if not self._gave_up:
+            self._stopping = True
+            try:
+                await self.runner.salvage()
+            except Exception as error:
+                logger.warning("what the jobs came to could not be written; they run again", exc_info=error)
 
     async def _stop(self, owner: asyncio.Task[None]) -> None:
         """Stop within the time given, also when whoever stops us is being cancelled."""
@@ -75,14 +86,16 @@ class Supervisor:
             raise cancelled
 
     async def _stop_runner(self, owner: asyncio.Task[None]) -> None:
+        self._stopping = True
         try:
-            async with asyncio.timeout(self._shutdown):
+            async with asyncio.timeout(self._shutdown + SLACK / 2):
                 await self.runner.stop(self.hurry)
-        except Exception as error:
-            logger.error("stopping the runner failed; what it held is rescued by another", exc_info=error)
+        except Exception:
+            logger.exception("stopping the runner failed; what it held is rescued by another")
         if not owner.done():
-            await asyncio.wait([owner], timeout=0.5)
+            await asyncio.wait([owner], timeout=SLACK / 2)
         if not owner.done():
+            self._gave_up = True
             owner.cancel()
             with suppress(Exception):
-                await asyncio.wait([owner], timeout=0.5)
+                await asyncio.wait([owner], timeout=SLACK / 2)
