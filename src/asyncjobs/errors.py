@@ -134,7 +134,7 @@ class JobSkipped(JobUnsuccessful):
     """There was nothing left to do: `needed()` said no."""
 
 
-class RemoteTraceback(Exception):  # noqa: N818 -- it is not an error of ours but the picture of another process' one
+class RemoteTraceback(Exception):
     """The traceback of a failed attempt, as text, from the process that ran it."""
 
 
@@ -146,7 +146,9 @@ class LeaseLost(JobsError, RuntimeError):
     """This runner no longer holds the job: another may run it, so nothing may be written for it."""
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id} was taken from this runner; what it wrote in this transaction is rolled back")
+        super().__init__(
+            f"job {job_id} was taken from this runner; what it wrote in this transaction is rolled back"
+        )
         self.job_id = job_id
 
 
@@ -154,5 +156,7 @@ class AlreadyCompleted(JobsError, RuntimeError):
     """A job completes once."""
 
     def __init__(self, job_id: int) -> None:
-        super().__init__(f"job {job_id} was already completed by this attempt; complete it once, as the last statement")
+        super().__init__(
+            f"job {job_id} was already completed by this attempt; complete it once, as the last statement"
+        )
         self.job_id = job_id

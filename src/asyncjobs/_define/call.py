@@ -29,7 +29,6 @@ def is_async(function: Any) -> bool:
     )
 
 
-def return_type(hints: dict[str, Any]) -> Any:
-    """The declared result; None's type is written `None`."""
-    declared = hints.get("return", Any)
-    return type(None) if declared is None else declared
+def is_generator(function: Any) -> bool:
+    """Whether calling *function* gives something that yields."""
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)

@@ -47,7 +47,7 @@ class Codec:
         try:
             fields = [(name, value, storable(types.get(name, Any))) for name, value in values.items()]
             text = _dump({name: field.write(value) for name, value, field in fields})
-            self._check_size(text, what)
+            self.check_size(text, what=what)
             back = orjson.loads(text)
             for name, value, field in fields:
                 _compare(value, field.read(back[name], field.declared))
@@ -60,11 +60,19 @@ class Codec:
 
     def decode(self, text: str, types: Mapping[str, Any], *, what: str) -> dict[str, Any]:
         """Read the inputs of one job: those that are both stored and declared."""
+        return self.read(self.load(text, what=what), types, what=what)
+
+    def load(self, text: str, *, what: str) -> dict[str, Any]:
+        """Parse the inputs of one job."""
         stored = _load(text, what)
         if type(stored) is not dict:
             raise UndecodableInput(
                 f"{what}: the stored inputs are {shorten(stored)}, not an object of names and values"
             )
+        return stored
+
+    def read(self, stored: Mapping[str, Any], types: Mapping[str, Any], *, what: str) -> dict[str, Any]:
+        """Read what was parsed: what is both stored and declared."""
         read = {}
         for name, declared in types.items():
             if name in stored:
@@ -79,7 +87,7 @@ class Codec:
         try:
             field = storable(declared)
             text = _dump(field.write(value))
-            self._check_size(text, what)
+            self.check_size(text, what=what)
             _compare(value, field.read(orjson.loads(text), declared))
         except InvalidInput:
             raise
@@ -99,7 +107,8 @@ class Codec:
         """Write data that is JSON's own: no type is declared to bring anything else back."""
         return self.encode_value(value, Any, what=what)
 
-    def _check_size(self, text: bytes, what: str) -> None:
+    def check_size(self, text: bytes | str, *, what: str) -> None:
+        """Refuse more JSON than one job may bring along."""
         if len(text) > self.limit:
             raise InvalidInput(
                 f"{what} cannot be stored: it is {len(text):,} bytes of JSON, more than the limit of {self.limit:,}; "

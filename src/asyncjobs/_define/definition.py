@@ -5,130 +5,27 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 import attrs
 
-from asyncjobs._define.call import Call, is_async, return_type
+from asyncjobs._define.call import Call, is_async, is_generator
 from asyncjobs._define.codec import Codec
-from asyncjobs._define.dependency import dependency
-from asyncjobs._define.enqueueing import Prepared, call_options, enqueue
+from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue
 from asyncjobs._define.handle import Handle
-from asyncjobs._define.registry import check_findable, kind_of, register
+from asyncjobs._define.registry import check_findable, kind_of, module_of, register
+from asyncjobs._define.signature import FunctionSignature, parameters
 from asyncjobs._enqueue.options import LaterOptions
-from asyncjobs._model.options import DEFAULTS, DefinitionOptions, definition_options
-from asyncjobs.errors import InvalidDefinition, InvalidInput, UndecodableInput
+from asyncjobs._model.options import DEFAULTS, DefinitionOptions
+from asyncjobs.errors import InvalidDefinition
 
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")  #: what calling the function gives: a coroutine, or the result
 R = TypeVar("R")  #: the result
 
-
-class Signature:
-    """The parameters of a function: which are inputs, of which types, and which are supplied."""
-
-    def __init__(self, function: Callable[..., Any], *, skip_self: bool) -> None:
-        self._function = function
-        self._skip_self = skip_self
-
-    @functools.cached_property
-    def _signature(self) -> inspect.Signature:
-        signature = inspect.signature(self._function)
-        if self._skip_self:
-            _, *rest = signature.parameters.values()
-            signature = signature.replace(parameters=rest)
-        return signature
-
-    @functools.cached_property
-    def hints(self) -> dict[str, Any]:
-        return get_type_hints(self._function, include_extras=True)
-
-    @functools.cached_property
-    def supplied(self) -> Mapping[str, Any]:
-        """The parameters that are dependencies."""
-        found = {name: dependency(self.hints.get(name)) for name in self._signature.parameters}
-        return {name: wanted for name, wanted in found.items() if wanted is not None}
-
-    @functools.cached_property
-    def types(self) -> Mapping[str, Any]:
-        """The parameters that are inputs."""
-        kinds = inspect.Parameter
-        types: dict[str, Any] = {}
-        for name, parameter in self._signature.parameters.items():
-            if name in self.supplied:
-                continue
-            declared = self.hints.get(name, Any)
-            if parameter.kind is kinds.VAR_POSITIONAL:
-                declared = tuple[declared, ...]
-            elif parameter.kind is kinds.VAR_KEYWORD:
-                declared = dict[str, declared]  # type: ignore[valid-type]
-            types[name] = declared
-        return types
-
-    @functools.cached_property
-    def _plain(self) -> tuple[tuple[str, ...], frozenset[str], frozenset[str]] | None:
-        """Positional names, all names, required names, where every parameter is plain: `inspect` takes 6 µs to bind."""
-        kinds = inspect.Parameter
-        parameters = self._signature.parameters.values()
-        if self.supplied or any(p.kind not in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY) for p in parameters):
-            return None
-        positional = tuple(p.name for p in parameters if p.kind is kinds.POSITIONAL_OR_KEYWORD)
-        required = frozenset(p.name for p in parameters if p.default is p.empty)
-        return positional, frozenset(self._signature.parameters), required
-
-    def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-        """Bind a call, in the caller: the inputs by name. Raises InvalidInput when they do not fit."""
-        if self._plain is not None:
-            positional, names, required = self._plain
-            given = dict(zip(positional, args, strict=False))
-            if len(args) <= len(positional) and not given.keys() & kwargs and kwargs.keys() <= names:
-                given.update(kwargs)
-                if required <= given.keys():
-                    return given
-        try:
-            bound = self._signature.bind_partial(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidInput(f"{what} does not take these arguments: {error}") from error
-        for name, parameter in self._signature.parameters.items():
-            optional = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            if (
-                name not in bound.arguments
-                and parameter.default is parameter.empty
-                and not optional
-                and name not in self.supplied
-            ):
-                raise InvalidInput(f"{what} needs a value for {name!r}")
-        return {name: value for name, value in bound.arguments.items() if name not in self.supplied}
-
-    def ready(
-        self, function: Callable[..., Any], inputs: dict[str, Any], supply: Mapping[Any, Any], what: str
-    ) -> Callable[[], Any]:
-        """*function* with its inputs and what is supplied. Raises UndecodableInput when one is missing."""
-        if self._plain is not None and self._plain[2] <= inputs.keys():
-            return functools.partial(function, **inputs)
-        bound = self._arguments(inputs, supply, what)
-        return functools.partial(function, *bound.args, **bound.kwargs)
-
-    def _arguments(
-        self, inputs: Mapping[str, Any], supply: Mapping[Any, Any], what: str
-    ) -> inspect.BoundArguments:
-        given = dict(inputs)
-        for name, wanted in self.supplied.items():
-            given[name] = supply[wanted]
-        bound = inspect.BoundArguments(self._signature, {})  # type: ignore[arg-type]
-        for name, parameter in self._signature.parameters.items():
-            if name in given:
-                bound.arguments[name] = given[name]
-            elif parameter.default is parameter.empty and parameter.kind not in (
-                parameter.VAR_POSITIONAL,
-                parameter.VAR_KEYWORD,
-            ):
-                raise UndecodableInput(
-                    f"{what} needs {name!r}, which this job was stored without; give it a default for jobs enqueued before it"
-                )
-        bound.apply_defaults()
-        return bound
+_LOOKS = ("__code__", "__defaults__", "__kwdefaults__", "__closure__", "__globals__")
+"""What makes `inspect` and web frameworks see a function in a callable object, so that a coroutine function stays one."""
 
 
 class Definition(Generic[P, T, R]):
@@ -136,26 +33,24 @@ class Definition(Generic[P, T, R]):
 
     def __init__(self, function: Callable[P, T], options: DefinitionOptions) -> None:
         functools.update_wrapper(self, function)
+        for look in _LOOKS:
+            setattr(self, look, getattr(function, look, None))
         self.function = function
         self.options: Mapping[str, Any] = options
         self.is_async = is_async(function)
-        self.home = f"{function.__module__}.{function.__qualname__}"
-        owner, _, self.name = function.__qualname__.rpartition(".")
-        self.is_method = bool(owner) and not owner.endswith("<locals>")
-        self.signature = Signature(function, skip_self=self.is_method)
+        self.home = f"{module_of(function)}.{function.__qualname__}"
+        self._owner, _, self.name = function.__qualname__.rpartition(".")
+        self.is_method = bool(self._owner) and not self._owner.endswith("<locals>")
         self.kind = options.get("kind") or kind_of(function)
-        # What makes `inspect` see a function in a callable object, so that a coroutine function stays one.
-        self.__code__ = getattr(function, "__code__", None)
-        self.__defaults__ = getattr(function, "__defaults__", None)
-        self.__kwdefaults__ = getattr(function, "__kwdefaults__", None)
-        self.__closure__ = getattr(
-            function, "__closure__", None
-        )  # attrs mends `super()` of slots classes here
-        if self.is_method:
-            if "kind" in options:
-                raise InvalidDefinition(f"{self.home} is a method: its kind is its class', say kind= there")
-        else:
+        self.signature = FunctionSignature(function, self.home, is_method=self.is_method)
+        if not self.is_method:
             register(self)
+        elif "kind" in options:
+            raise InvalidDefinition(f"{self.home} is a method: its kind is its class', say kind= there")
+        elif self.name.startswith("_"):
+            raise InvalidDefinition(
+                f"{self.home} is private, but a job names it from outside; give it a public name"
+            )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.function(*args, **kwargs)
@@ -163,13 +58,23 @@ class Definition(Generic[P, T, R]):
     def __repr__(self) -> str:
         return f"<job {self.home}>"
 
+    def __reduce__(self) -> str:
+        return str(self.__qualname__)  # as functions are pickled: by name
+
+    if TYPE_CHECKING:  # what `update_wrapper` brings
+        __name__: str
+        __qualname__: str
+
     def __set_name__(self, owner: type, name: str) -> None:
-        if not hasattr(owner, "__asyncjobs_options__"):
+        if (
+            self.is_method
+            and self._owner == owner.__qualname__
+            and not hasattr(owner, "__asyncjobs_prepare__")
+        ):
             raise InvalidDefinition(
                 f"@job decorates {owner.__qualname__}.{name}, but {owner.__qualname__} is no Later: its instances could not be "
                 "made again where the job runs; derive it from asyncjobs.Later, or decorate a function"
             )
-        _point_super_at(self.function, owner)
 
     @overload
     def __get__(self, instance: None, owner: type) -> Definition[P, T, R]: ...
@@ -190,12 +95,14 @@ class Definition(Generic[P, T, R]):
 
     def set(self, **options: Unpack[LaterOptions]) -> Calling[P, R]:
         """The same job with these options for one call: `.set(priority=-10).later(42)`."""
-        call = call_options(options, f"{self.name}.set")
-        return Calling(functools.partial(self._prepare, call))
+        return Calling(self._prepare, call_options(options, f"{self.name}.set"))
 
     def _prepare(self, call: Mapping[str, Any], args: Any, kwargs: Any) -> Prepared[R]:
         if self.is_method:
-            raise InvalidDefinition(f"{self.home} is a method; enqueue it from an instance")
+            cls = self._owner.rpartition(".")[2]
+            raise InvalidDefinition(
+                f"{self.home} is a method, so it is enqueued from an object: await {cls}(…).{self.name}.later(…)"
+            )
         check_findable(self.kind, self.home)
         what = f"{self.name}()"
         inputs = self.signature.inputs(args, kwargs, what)
@@ -211,7 +118,7 @@ class Definition(Generic[P, T, R]):
 
     # What the engine asks of a kind.
 
-    def options_of(self, method: str | None) -> Mapping[str, Any]:  # noqa: ARG002
+    def options_of(self, method: str | None) -> Mapping[str, Any]:  # noqa: ARG002 -- a function has one
         return self._merged
 
     @functools.cached_property
@@ -222,9 +129,9 @@ class Definition(Generic[P, T, R]):
         what = f"{self.name}()"
         inputs = codec.decode(args, self.signature.types, what=what)
         ready = self.signature.ready(self.function, inputs, supply, what)
-        return Call(ready, self.is_async, self._result_type, what)
+        return Call(ready, self.is_async, self.signature.result_type, what)
 
-    def dependencies(self) -> frozenset[Any]:
+    def dependencies(self, method: str | None = None) -> frozenset[Any]:  # noqa: ARG002
         return self._dependencies
 
     @functools.cached_property
@@ -232,25 +139,34 @@ class Definition(Generic[P, T, R]):
         return frozenset(self.signature.supplied.values())
 
     def result_type(self, method: str | None) -> Any:  # noqa: ARG002
-        return self._result_type
-
-    @functools.cached_property
-    def _result_type(self) -> Any:
-        return return_type(self.signature.hints)
+        return self.signature.result_type
 
 
-@attrs.frozen
 class BoundJob(Generic[P, T, R]):
-    """A `@job` method of one instance."""
+    """A `@job` method of one object; for the rest it is as a bound method is."""
 
-    definition: Definition[Any, T, R]
-    instance: Any
+    __slots__ = ("__self__", "_definition")
+
+    def __init__(self, definition: Definition[Any, T, R], instance: Any) -> None:
+        self.__self__ = instance
+        self._definition = definition
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.definition.function(self.instance, *args, **kwargs)
+        return self._definition.function(self.__self__, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job {self._definition.home} of {self.__self__!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BoundJob):
+            return NotImplemented
+        return self._definition is other._definition and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        return hash((id(self._definition), id(self.__self__)))
 
     async def later(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        """Enqueue this call: the instance is made again where it runs. Raises InvalidInput."""
+        """Enqueue this call: the object is made again where it runs. Raises InvalidInput."""
         return await enqueue(self._prepare({}, args, kwargs))
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
@@ -259,56 +175,55 @@ class BoundJob(Generic[P, T, R]):
 
     def set(self, **options: Unpack[LaterOptions]) -> Calling[P, R]:
         """The same job with these options for one call."""
-        call = call_options(options, f"{self.definition.name}.set")
-        return Calling(functools.partial(self._prepare, call))
+        return Calling(self._prepare, call_options(options, f"{self._definition.name}.set"))
 
     def _prepare(self, call: Mapping[str, Any], args: Any, kwargs: Any) -> Prepared[R]:
-        prepared: Prepared[R] = type(self.instance).__asyncjobs_prepare__(
-            self.instance, self.definition.name, call, args, kwargs
-        )
+        cls = type(self.__self__)
+        if not hasattr(cls, "__asyncjobs_prepare__"):
+            raise InvalidDefinition(
+                f"{self._definition.home} stands in {cls.__qualname__}, which is no Later; call its `later` from the function"
+            )
+        prepared: Prepared[R] = cls.__asyncjobs_prepare__(self.__self__, self._definition, call, args, kwargs)
         return prepared
 
     @property
+    def __func__(self) -> Callable[..., T]:
+        return self._definition.function
+
+    @property
     def __name__(self) -> str:
-        return self.definition.name
+        return self._definition.name
 
     @property
-    def __self__(self) -> Any:
-        return self.instance
+    def __signature__(self) -> inspect.Signature:
+        return inspect.Signature(parameters(self._definition.function, is_method=True))
 
-    @property
-    def __func__(self) -> Any:
-        return self.definition.function
+    if not TYPE_CHECKING:  # a checker shall find the typo in `mailer.welcome.latr`
+
+        def __getattr__(self, name: str) -> Any:
+            if name in BoundJob.__slots__:  # being unpickled
+                raise AttributeError(name)
+            return getattr(self._definition.function, name)
 
 
 @attrs.frozen
 class Calling(Generic[P, R]):
     """A job with options for one call."""
 
-    _prepare: Callable[[Any, Any], Prepared[R]]
+    _prepare: Callable[[Mapping[str, Any], Any, Any], Prepared[R]]
+    _call: Mapping[str, Any]
 
     async def later(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Enqueue this call, with the options that were set."""
-        return await enqueue(self._prepare(args, kwargs))
+        return await enqueue(self._prepare(self._call, args, kwargs))
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """This call with its inputs and options, for `jobs.enqueue_many`."""
-        return self._prepare(args, kwargs)
+        return self._prepare(self._call, args, kwargs)
 
-
-def _point_super_at(function: Any, owner: type) -> None:
-    """`super()` in a method of a slots class must mean the second class, which replaces the first."""
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            held = cell.cell_contents
-        except ValueError:  # still empty: the first class is being made
-            continue
-        if isinstance(held, type) and held is not owner and _is_twin(held, owner):
-            cell.cell_contents = owner
-
-
-def _is_twin(one: type, other: type) -> bool:
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    def set(self, **options: Unpack[LaterOptions]) -> Calling[P, R]:
+        """The same with more options; what is said last wins."""
+        return Calling(self._prepare, call_options({**self._call, **options}, "set"))
 
 
 @overload
@@ -322,10 +237,8 @@ def job(function: Any = None, /, **options: Any) -> Any:
 
     Raises InvalidDefinition for what cannot be a job, InvalidOption for options that make no sense.
     """
-    checked = definition_options(options, "@job")
-    if function is None:
-        return _Decorator(checked)
-    return _Decorator(checked)(function)
+    decorator = _Decorator(defined_options(options, "@job"))
+    return decorator if function is None else decorator(function)
 
 
 @attrs.frozen
@@ -339,16 +252,31 @@ class _Decorator:
     @overload
     def __call__(self, function: Callable[P, R], /) -> Definition[P, R, R]: ...
     def __call__(self, function: Any, /) -> Any:
-        if (
-            isinstance(function, (staticmethod, classmethod))
-            or not callable(function)
-            or isinstance(function, type)
-        ):
-            raise InvalidDefinition(
-                f"@job decorates functions and methods of Later classes, not {function!r}"
-            )
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise InvalidDefinition(
-                f"{function.__qualname__} is a generator; a job returns once, so collect what it yields"
-            )
+        _check(function)
         return Definition(function, self._options)
+
+
+def _check(function: Any) -> None:
+    """Refuse what cannot be a job."""
+    if isinstance(function, Definition | BoundJob):
+        _refuse(f"{function!r} is a job already")
+    if isinstance(function, type):
+        _refuse(
+            f"{function.__qualname__} is a class; derive it from asyncjobs.Later, and any of its methods may be a job"
+        )
+    if isinstance(function, staticmethod | classmethod):
+        _refuse(
+            f"{function.__qualname__} needs no object; decorate a function at the top of the module instead"
+        )
+    if inspect.ismethod(function):
+        _refuse(f"{function.__qualname__} is bound to an object already; put @job where the class defines it")
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        _refuse(
+            f"@job decorates functions and methods, which have a name, and not {function!r}; write a `def` around it"
+        )
+    if is_generator(function):
+        _refuse(f"{function.__qualname__} is a generator; a job returns once, so collect what it yields")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    raise InvalidDefinition(sentence)

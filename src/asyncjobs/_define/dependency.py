@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 
@@ -19,7 +20,18 @@ Dependency = Annotated[T, SUPPLIED]
 
 
 def dependency(annotation: Any) -> Any:
-    """The type to supply, or None when *annotation* is an input like any other."""
+    """The type to supply, or None when *annotation* is an input like any other.
+
+    `Dependency[Mailer | None]` and `Dependency[Mailer] | None`, with None as the default, ask for a Mailer.
+    """
     if get_origin(annotation) is Annotated and SUPPLIED in annotation.__metadata__:
-        return get_args(annotation)[0]
-    return None
+        wanted = get_args(annotation)[0]
+        some = [each for each in _alternatives(wanted) if each is not NoneType]
+        return some[0] if len(some) == 1 else wanted
+    found = [dependency(each) for each in _alternatives(annotation)]
+    return next((each for each in found if each is not None), None)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """What a union may be; nothing for what is none."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()

@@ -12,9 +12,10 @@ from asyncjobs._define.handle import Handle, typed_reader
 from asyncjobs._enqueue.ambient import which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._enqueue.options import check_later_options
-from asyncjobs._model.durations import seconds
+from asyncjobs._model.durations import moment, seconds
 from asyncjobs._model.job import NewJob
-from asyncjobs._model.options import stored_options
+from asyncjobs._model.options import DefinitionOptions, definition_options, stored_options
+from asyncjobs.errors import InvalidInput, InvalidOption
 
 R = TypeVar("R")
 
@@ -56,7 +57,7 @@ class Prepared(Generic[R]):
             priority=merged["priority"],
             max_attempts=merged["max_attempts"],
             delay=seconds(call["delay"], "delay") if "delay" in call else None,
-            scheduled_at=call.get("at"),
+            scheduled_at=moment(call["at"], "at") if "at" in call else None,
             tags=merged.get("tags"),
             meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
             options=stored_options(call),
@@ -78,6 +79,12 @@ async def enqueue_many(
 ) -> list[Handle[R]]:
     """Store many calls in one statement, all or none; their handles in the order given."""
     calls: Sequence[Prepared[R]] = list(prepared)
+    for each in calls:
+        if each.call.get("on", on) is not on or each.call.get("jobs", jobs) is not jobs:
+            raise InvalidOption(
+                f"{each.what} was prepared with an on= or jobs= of its own, and many jobs are stored together; "
+                "say it where they are stored"
+            )
     jobs, on = which(jobs, on)
     codec = codec_of(jobs)
     ids = await jobs.store([call.new_job(codec) for call in calls], on)
@@ -89,6 +96,17 @@ def call_options(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if given:
         check_later_options(given, where)
     return given
+
+
+def defined_options(given: Mapping[str, Any], where: str) -> DefinitionOptions:
+    """The options of a class or of `@job`, checked where they are written."""
+    options = definition_options(given, where)
+    if "meta" in options:
+        try:
+            Codec().encode_plain(options["meta"], what=f"meta of {where}")
+        except InvalidInput as error:
+            raise InvalidOption(str(error)) from error
+    return options
 
 
 _codecs: dict[int, Codec] = {}

@@ -16,6 +16,7 @@ from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs.errors import (
+    InvalidDefinition,
     JobCancelled,
     JobFailed,
     JobNotFound,
@@ -90,10 +91,10 @@ def reader_by_kind(codec: Codec) -> Callable[[Job], Any]:
 
     def read(job: Job) -> Any:
         try:
-            definition = registry.find(job.kind)
-        except UnknownKind:
+            result_type = registry.find(job.kind).result_type(job.method)
+        except (UnknownKind, InvalidDefinition):  # neither the kind nor the method need be known here
             return job.result
-        return typed_reader(definition.result_type(job.method), codec, job.kind)(job)
+        return typed_reader(result_type, codec, job.kind)(job)
 
     return read
 

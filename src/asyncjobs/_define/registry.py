@@ -25,8 +25,8 @@ class Kind(Protocol):
     def bind(self, method: str | None, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Call:
         """Stored inputs made into a call. Raises UndecodableInput."""
 
-    def dependencies(self) -> frozenset[Any]:
-        """The types `supply` must hold for `bind`."""
+    def dependencies(self, method: str | None = None) -> frozenset[Any]:
+        """The types `supply` must hold for `bind`: of one method, or of all that may be jobs."""
 
     def result_type(self, method: str | None) -> Any:
         """What the call is declared to return."""
@@ -36,7 +36,11 @@ _kinds: dict[str, Kind] = {}
 
 
 def register(definition: Kind) -> None:
-    """Make *definition* known. The same class or function again replaces itself: slots classes are created twice."""
+    """Make *definition* known.
+
+    The same class or function again replaces itself: slots classes are created twice, modules reloaded, and a script
+    is imported once more by the server it starts. Raises InvalidDefinition for another one of the same kind.
+    """
     known = _kinds.get(definition.kind)
     if known is not None and known.home != definition.home:
         raise InvalidDefinition(
@@ -79,22 +83,30 @@ def definitions() -> Iterator[Kind]:
 
 
 def kind_of(thing: Any) -> str:
-    """`module:qualname`; a script's `__main__` counts as the module it would be imported as."""
-    module = thing.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        if spec is not None:
-            module = spec.name.removesuffix(".__main__")
-        elif getattr(main, "__file__", None):
-            module = Path(main.__file__ or "").stem
-    return f"{module}:{thing.__qualname__}"
+    """`module:qualname`."""
+    return f"{module_of(thing)}:{thing.__qualname__}"
+
+
+def module_of(thing: Any) -> str:
+    """The module of a class or function; a script counts as the module it would be imported as."""
+    name = str(thing.__module__)
+    if name not in (
+        "__main__",
+        "__mp_main__",
+    ):  # the second: the script again, in a process that multiprocessing spawned
+        return name
+    main = sys.modules.get(name)
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else name
 
 
 def check_findable(kind: str, home: str) -> None:
     """Refuse to enqueue what no other process could find: something defined inside a function, without a name."""
-    if "<locals>" in kind:
+    if "<" in kind and kind.replace(":", ".") == home:
         raise InvalidDefinition(
-            f"{home} is defined inside a function, so no other process can find it; "
-            "move it to the top of a module, or give it a name with kind="
+            f"{home} is {'a lambda' if kind.endswith('<lambda>') else 'defined inside a function'}, so no other process can "
+            "find it; define it at the top of a module, or give it a name with kind="
         )

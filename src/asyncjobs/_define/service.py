@@ -5,23 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import fields as dataclass_fields
-from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar, Unpack, get_type_hints, overload
+from typing import Any, ClassVar, TypeVar, Unpack, overload
 
 import attrs
 
-from asyncjobs._define.call import Call, is_async, return_type
+from asyncjobs._define.call import Call, is_async, is_generator
 from asyncjobs._define.codec import Codec
-from asyncjobs._define.definition import BoundJob, Definition, Signature
-from asyncjobs._define.dependency import dependency
-from asyncjobs._define.enqueueing import Prepared, call_options, enqueue, enqueue_many
+from asyncjobs._define.definition import BoundJob, Definition
+from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue, enqueue_many
+from asyncjobs._define.faithful import difference, shorten
 from asyncjobs._define.handle import Handle
-from asyncjobs._define.registry import check_findable, kind_of, register
+from asyncjobs._define.registry import check_findable, kind_of, module_of, register
+from asyncjobs._define.signature import ClassSignature, FunctionSignature, method_signature, parameters
+from asyncjobs._define.twins import point_super_at
 from asyncjobs._enqueue.options import LaterOptions
-from asyncjobs._model.options import DEFAULTS, DefinitionOptions, definition_options
-from asyncjobs.errors import InvalidDefinition, InvalidInput, UndecodableInput
+from asyncjobs._model.options import DEFAULTS, DefinitionOptions
+from asyncjobs.errors import InvalidDefinition, InvalidInput
 
 R = TypeVar("R")
 
@@ -43,23 +43,14 @@ class Later:
 
     def __init_subclass__(cls, **options: Unpack[DefinitionOptions]) -> None:
         super().__init_subclass__()
-        for name in _RESERVED:
-            if name in cls.__dict__ or name in inspect.get_annotations(cls):
-                raise InvalidDefinition(
-                    f"{cls.__qualname__}.{name} would hide asyncjobs' own {name}; give it another name"
-                )
         # A slots class is made twice, the second time without keywords, from a copy of the first one's body.
         own = cls.__dict__.get("__asyncjobs_own__")
         if own is None:
-            own = definition_options(options, f"class {cls.__qualname__}")
+            own = defined_options(options, f"class {cls.__qualname__}")
             cls.__asyncjobs_own__ = own  # type: ignore[attr-defined]
-        inherited = {
-            word: value
-            for base in reversed(cls.__mro__[1:])
-            for word, value in base.__dict__.get("__asyncjobs_own__", {}).items()
-            if word != "kind"
-        }
-        cls.__asyncjobs_options__ = {**DEFAULTS, **inherited, **{k: v for k, v in own.items() if k != "kind"}}
+        _check_names(cls)
+        point_super_at(cls)
+        cls.__asyncjobs_options__ = {**DEFAULTS, **_options_of(cls)}
         service = Service(cls, own.get("kind") or kind_of(cls))
         cls.__asyncjobs_service__ = service  # type: ignore[attr-defined]
         register(service)
@@ -78,13 +69,19 @@ class Later:
         It runs when the transaction it joins has committed (`on=`, or the ambient `jobs.on(…)`), else it is committed
         here. Raises InvalidInput, InvalidOption and InvalidDefinition in the caller, at once.
         """
-        return await enqueue(
-            _service(self).prepare(self, _name_of(self, call), call_options(options, "later"), (), {})
-        )
+        return await enqueue(_prepare(self, call, call_options(options, "later")))
 
-    def prepare(self, call: str | Callable[[], Any], /, **options: Unpack[LaterOptions]) -> Prepared[Any]:
+    @overload
+    def prepare(self, call: str, /, **options: Unpack[LaterOptions]) -> Prepared[Any]: ...
+    @overload
+    def prepare(
+        self, call: Callable[[], Coroutine[Any, Any, R]], /, **options: Unpack[LaterOptions]
+    ) -> Prepared[R]: ...
+    @overload
+    def prepare(self, call: Callable[[], R], /, **options: Unpack[LaterOptions]) -> Prepared[R]: ...
+    def prepare(self, call: Any, /, **options: Any) -> Prepared[Any]:
         """The call with its inputs, for `jobs.enqueue_many`."""
-        return _service(self).prepare(self, _name_of(self, call), call_options(options, "prepare"), (), {})
+        return _prepare(self, call, call_options(options, "prepare"))
 
     @classmethod
     async def later_many(
@@ -92,19 +89,66 @@ class Later:
     ) -> list[Handle[Any]]:
         """Enqueue the method named *call* of many objects in one statement, all or none; handles in their order."""
         checked = call_options(options, "later_many")
-        prepared = [_service(each).prepare(each, _name_of(each, call), checked, (), {}) for each in objects]
+        prepared = [_prepare(each, call, checked) for each in objects]
         return await enqueue_many(prepared, options.get("jobs"), options.get("on"))
 
     def __asyncjobs_prepare__(
-        self, name: str, call: Mapping[str, Any], args: Any, kwargs: Any
-    ) -> Prepared[Any]:
-        return _service(self).prepare(self, name, call, args, kwargs)
+        self, job: Definition[Any, Any, R], call: Mapping[str, Any], args: Any, kwargs: Any
+    ) -> Prepared[R]:
+        return _service(self).prepare(self, _name_of(self, BoundJob(job, self)), call, args, kwargs)
 
 
-def _service(instance: Later) -> Service:
+def _check_names(cls: type[Later]) -> None:
+    """Refuse a name in *cls* that would hide what asyncjobs needs there."""
+    init = cls.__dict__.get("__init__")
+    kept = {each.name for each in parameters(init, is_method=True)} if inspect.isfunction(init) else set()
+    for each in cls.__mro__:
+        if each in (Later, object):
+            continue
+        written = {*each.__dict__, *inspect.get_annotations(each), *kept}
+        for name in _RESERVED:
+            if name in written:
+                raise InvalidDefinition(
+                    f"{each.__qualname__}.{name} would hide the {name} of asyncjobs.Later; give it another name"
+                )
+        needed = each.__dict__.get("needed")
+        if "needed" in written and not (inspect.isfunction(needed) and _asks_nothing(needed)):
+            raise InvalidDefinition(
+                f"{each.__qualname__}.needed is asked before the job runs whether there is still something to do; "
+                "make it a method without arguments that returns a bool, or name it otherwise"
+            )
+    for name, value in cls.__dict__.items():
+        if isinstance(value, staticmethod | classmethod) and isinstance(value.__func__, Definition):
+            raise InvalidDefinition(
+                f"{cls.__qualname__}.{name} needs no object; decorate a function at the top of the module instead"
+            )
+
+
+def _asks_nothing(function: Any) -> bool:
+    required = [each for each in parameters(function, is_method=True) if each.default is each.empty]
+    return not is_generator(function) and all(
+        each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in required
+    )
+
+
+def _options_of(cls: type) -> dict[str, Any]:
+    """What *cls* and its bases say, the nearest last. A kind is nobody's but its own class'."""
+    return {
+        word: value
+        for each in reversed(cls.__mro__)
+        for word, value in each.__dict__.get("__asyncjobs_own__", {}).items()
+        if word != "kind"
+    }
+
+
+def _prepare(instance: Later, call: Any, options: Mapping[str, Any]) -> Prepared[Any]:
+    return _service(instance).prepare(instance, _name_of(instance, call), options, (), {})
+
+
+def _service(instance: Any) -> Service:
     service: Service | None = getattr(type(instance), "__asyncjobs_service__", None)
     if service is None:
-        raise InvalidDefinition("Later itself is no job; derive a class from it")
+        raise InvalidDefinition(f"{shorten(instance)} is no object of a class derived from asyncjobs.Later")
     return service
 
 
@@ -112,30 +156,32 @@ def _name_of(instance: Later, call: Any) -> str:
     """The method meant: its name, or the method bound to this very object."""
     if isinstance(call, str):
         return call
-    name = getattr(call, "__name__", None)
-    if name is None or not (inspect.ismethod(call) or isinstance(call, BoundJob)):
-        raise InvalidDefinition(f"later takes a method of the object, by name or bound, not {call!r}")
+    if not (inspect.ismethod(call) or isinstance(call, BoundJob)):
+        raise InvalidDefinition(
+            f'later takes a method of the object, by name or bound, as in later("call") or later(obj.call), not {shorten(call)}'
+        )
+    name = str(call.__name__)
     if call.__self__ is not instance:
-        raise InvalidDefinition(f"{name} is bound to another object than the one that is enqueued")
-    return str(name)
-
-
-@attrs.frozen
-class _Field:
-    name: str
-    init_name: str
-    type: Any
-    required: bool
+        raise InvalidDefinition(
+            f"{name} is bound to {shorten(call.__self__)}, not to the object whose `later` was called"
+        )
+    if call != getattr(instance, name, call):
+        raise InvalidDefinition(
+            f"the {name} given is not what {type(instance).__qualname__}.{name} is: a job runs the method that its class has "
+            "under the name; call it from a method of your own"
+        )
+    return name
 
 
 @attrs.frozen
 class _Method:
     name: str
+    what: str  #: for messages
+    function: Any
     is_async: bool
     takes_arguments: bool  #: `@job` methods; their arguments are stored beside the fields
-    signature: Signature
+    signature: FunctionSignature
     options: Mapping[str, Any]
-    result_type: Any
 
 
 class Service:
@@ -144,8 +190,10 @@ class Service:
     def __init__(self, cls: type[Later], kind: str) -> None:
         self.cls = cls
         self.kind = kind
-        self.home = f"{cls.__module__}.{cls.__qualname__}"
+        self.home = f"{module_of(cls)}.{cls.__qualname__}"
+        self._signature = ClassSignature(cls, self.home)
         self._methods: dict[str, _Method] = {}
+        self._dependencies: dict[str | None, frozenset[Any]] = {}
 
     def prepare(
         self,
@@ -158,129 +206,94 @@ class Service:
         """A call of the method *name* on an object like *instance*."""
         check_findable(self.kind, self.home)
         method = self._method(name)
-        what = f"{self.cls.__qualname__}.{name}"
         inputs = self._inputs_of(instance)
-        arguments = method.signature.inputs(args, kwargs, what) if method.takes_arguments else None
+        arguments = method.signature.inputs(args, kwargs, method.what) if method.takes_arguments else None
 
         def encode(codec: Codec) -> str:
-            text = codec.encode(inputs, self._types, what=self.cls.__qualname__)
+            text = codec.encode(inputs, self._signature.types, what=self.cls.__qualname__)
+            if self._signature.may_change_inputs:
+                self._check_made_again(instance, inputs)
             if arguments is None:
                 return text
-            nested = codec.encode(arguments, method.signature.types, what=what)
-            separator = "," if inputs else ""
-            return f'{text[:-1]}{separator}"{ARGUMENTS}":{nested}}}'
+            nested = codec.encode(arguments, method.signature.types, what=method.what)
+            text = f'{text[:-1]}{"," if inputs else ""}"{ARGUMENTS}":{nested}}}'
+            codec.check_size(text, what=method.what)
+            return text
 
-        return Prepared(self.kind, name, what, encode, method.result_type, method.options, call)
+        return Prepared(
+            self.kind, name, method.what, encode, method.signature.result_type, method.options, call
+        )
 
     def options_of(self, method: str | None) -> Mapping[str, Any]:
-        return self._method(method or "").options
+        return self.cls.__asyncjobs_options__ if method is None else self._method(method).options
 
     def bind(self, method: str | None, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Call:
         found = self._method(method or "")
-        what = f"{self.cls.__qualname__}.{found.name}"
-        types = {**self._types, ARGUMENTS: dict[str, Any]} if found.takes_arguments else self._types
-        inputs = codec.decode(args, types, what=what)
-        arguments = inputs.pop(ARGUMENTS, {})
-        instance = self._make(inputs, supply, what)
-        function = functools.partial(getattr(self.cls, found.name), instance)
+        stored = codec.load(args, what=found.what)
+        inputs = codec.read(stored, self._signature.types, what=found.what)
+        instance = self._make(inputs, supply, found.what)
+        function = getattr(instance, found.name)
+        arguments = {}
         if found.takes_arguments:
-            read = codec.decode(codec.encode_plain(arguments, what=what), found.signature.types, what=what)
-            function = found.signature.ready(function, read, supply, what)
-        return Call(
-            function, found.is_async, found.result_type, what, needed=getattr(instance, "needed", None)
-        )
+            function = functools.partial(found.function, instance)
+            arguments = codec.read(stored.get(ARGUMENTS, {}), found.signature.types, what=found.what)
+        ready = found.signature.ready(function, arguments, supply, found.what)
+        needed = getattr(instance, "needed", None)
+        return Call(ready, found.is_async, found.signature.result_type, found.what, needed)
 
-    def dependencies(self) -> frozenset[Any]:
-        return self._dependencies
-
-    @functools.cached_property
-    def _dependencies(self) -> frozenset[Any]:
-        of_methods = (
-            wanted
-            for value in vars(self.cls).values()
-            if isinstance(value, Definition)
-            for wanted in value.signature.supplied.values()
-        )
-        return frozenset((*self._supplied.values(), *of_methods))
+    def dependencies(self, method: str | None = None) -> frozenset[Any]:
+        if method not in self._dependencies:
+            methods = self._known_methods() if method is None else [self._method(method)]
+            of_methods = (wanted for each in methods for wanted in each.signature.supplied.values())
+            self._dependencies[method] = frozenset((*self._signature.supplied.values(), *of_methods))
+        return self._dependencies[method]
 
     def result_type(self, method: str | None) -> Any:
-        return self._method(method or "").result_type
-
-    @functools.cached_property
-    def _fields(self) -> tuple[_Field, ...]:
-        """The fields of the class, with their types resolved: when first needed, so that they may refer forward."""
-        hints = get_type_hints(self.cls, include_extras=True)
-        if attrs.has(self.cls):
-            return tuple(
-                _Field(field.name, field.alias, hints.get(field.name, Any), field.default is attrs.NOTHING)
-                for field in attrs.fields(self.cls)
-                if field.init
-            )
-        if is_dataclass(self.cls):
-            missing = inspect.Parameter.empty
-            parameters = inspect.signature(self.cls).parameters
-            return tuple(
-                _Field(
-                    field.name,
-                    field.name,
-                    hints.get(field.name, Any),
-                    parameters[field.name].default is missing,
-                )
-                for field in dataclass_fields(self.cls)
-                if field.init
-            )
-        return tuple(self._plain_fields())
-
-    def _plain_fields(self) -> Iterable[_Field]:
-        if self.cls.__init__ is object.__init__:
-            return
-        hints = get_type_hints(self.cls.__init__, include_extras=True)
-        _, *parameters = inspect.signature(self.cls.__init__).parameters.values()
-        for parameter in parameters:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise InvalidDefinition(
-                    f"{self.cls.__qualname__}.__init__ takes *{parameter.name}, so its inputs have no names to be stored under; "
-                    "name them"
-                )
-            yield _Field(
-                parameter.name,
-                parameter.name,
-                hints.get(parameter.name, Any),
-                parameter.default is parameter.empty,
-            )
-
-    @functools.cached_property
-    def _supplied(self) -> Mapping[str, Any]:
-        found = {field.init_name: dependency(field.type) for field in self._fields}
-        return {name: wanted for name, wanted in found.items() if wanted is not None}
-
-    @functools.cached_property
-    def _types(self) -> Mapping[str, Any]:
-        return {field.name: field.type for field in self._fields if dependency(field.type) is None}
+        return self._method(method or "").signature.result_type
 
     def _inputs_of(self, instance: Later) -> dict[str, Any]:
         inputs = {}
-        for name in self._types:
+        for name in self._signature.types:
+            attribute = self._signature.taken[name].attribute
             try:
-                inputs[name] = getattr(instance, name)
+                inputs[name] = getattr(instance, attribute)
             except AttributeError as error:
                 raise InvalidInput(
-                    f"{self.cls.__qualname__} has no attribute {name!r}, though its __init__ takes it; "
+                    f"{self.cls.__qualname__} has no attribute {attribute!r}, though its __init__ takes it; "
                     "keep each parameter under its own name"
                 ) from error
         return inputs
 
     def _make(self, inputs: Mapping[str, Any], supply: Mapping[Any, Any], what: str) -> Later:
-        given = {name: supply[wanted] for name, wanted in self._supplied.items()}
-        for field in self._fields:
-            if field.name in inputs:
-                given[field.init_name] = inputs[field.name]
-            elif field.required and field.init_name not in given:
-                raise UndecodableInput(
-                    f"{what} needs the field {field.name!r}, which this job was stored without; "
-                    "give it a default for jobs enqueued before it"
+        return self._signature.ready(self.cls, inputs, supply, what)()
+
+    def _check_made_again(self, instance: Later, inputs: Mapping[str, Any]) -> None:
+        """Refuse inputs that `__init__` or a converter turns into others once more, here and not where the job runs."""
+        name = self.cls.__qualname__
+        taken = self._signature.taken
+        try:
+            supply = {
+                wanted: getattr(instance, taken[each].attribute)
+                for each, wanted in self._signature.supplied.items()
+            }
+        except AttributeError:  # what is supplied need not be kept
+            return
+        try:
+            again = self._make(inputs, supply, name)
+            found = {
+                each: difference(kept, getattr(again, taken[each].attribute)) for each, kept in inputs.items()
+            }
+        except Exception as error:
+            raise InvalidInput(
+                f"{name} cannot be made again from what it keeps: {type(error).__name__}: {error}; "
+                "a job is stored by its inputs, so keep them as they were given"
+            ) from error
+        for each, trouble in found.items():
+            if trouble is not None:
+                raise InvalidInput(
+                    f"{name}.{taken[each].attribute} is {shorten(inputs[each])}, and would be something else once the object is "
+                    "made again from that; a job is stored by its inputs, so keep them as they were given"
                 )
-        return self.cls(**given)
 
     def _method(self, name: str) -> _Method:
         if name not in self._methods:
@@ -289,42 +302,59 @@ class Service:
 
     def _look_up(self, name: str) -> _Method:
         function = inspect.getattr_static(self.cls, name, None)
-        if name.startswith("_") or name in (*_RESERVED, "needed") or function is None:
+        what = f"{self.cls.__qualname__}.{name}"
+        options = self.cls.__asyncjobs_options__
+        if isinstance(function, Definition):
+            signature = method_signature(self.cls, name, function.function, function.home)
+            merged = {**options, **function.options}
+            return _Method(name, what, function.function, function.is_async, True, signature, merged)
+        if function is None or name in (*_RESERVED, "needed"):
             raise InvalidDefinition(
                 f"{self.cls.__qualname__} has no public method {name!r}{self._hint(name)}"
             )
-        if isinstance(function, Definition):
-            options = {**self.cls.__asyncjobs_options__, **function.options}
-            signature, hints = function.signature, function.signature.hints
-            return _Method(name, function.is_async, True, signature, options, return_type(hints))
-        if not inspect.isfunction(function):
+        if name.startswith("_"):
             raise InvalidDefinition(
-                f"{self.cls.__qualname__}.{name} is not a method of its objects{self._hint(name)}"
+                f"{what} is private, but a job names it from outside; give it a public name"
             )
-        signature = Signature(function, skip_self=True)
-        try:
-            signature.inputs((), {}, name)
-        except InvalidInput as error:
+        if not inspect.isfunction(function):
+            raise InvalidDefinition(f"{what} is not a method of its objects{self._hint(name)}")
+        if is_generator(function):
+            raise InvalidDefinition(f"{what} is a generator; a job returns once, so collect what it yields")
+        signature = method_signature(self.cls, name, function, f"{self.home}.{name}")
+        needing = [
+            each for each, taken in signature.taken.items() if taken.needs_a_value and taken.wanted is None
+        ]
+        if needing:
             raise InvalidDefinition(
-                f"{self.cls.__qualname__}.{name} takes arguments, and `later` passes none; decorate it with @job and write "
+                f"{what} takes arguments ({', '.join(needing)}), and `later` passes none; decorate it with @job and write "
                 f"`await obj.{name}.later(…)`"
-            ) from error
-        return _Method(
-            name,
-            is_async(function),
-            False,
-            signature,
-            self.cls.__asyncjobs_options__,
-            return_type(signature.hints),
-        )
+            )
+        return _Method(name, what, function, is_async(function), False, signature, options)
+
+    def _public_methods(self) -> Mapping[str, Any]:
+        return {
+            name: value
+            for name, value in inspect.getmembers_static(self.cls)
+            if not name.startswith("_")
+            and name not in (*_RESERVED, "needed")
+            and (inspect.isfunction(value) or isinstance(value, Definition))
+        }
 
     def _hint(self, name: str) -> str:
-        methods = [
-            each
-            for each, value in inspect.getmembers_static(self.cls)
-            if not each.startswith("_")
-            and each not in (*_RESERVED, "needed")
-            and (inspect.isfunction(value) or isinstance(value, Definition))
-        ]
+        methods = sorted(self._public_methods())
         near = get_close_matches(name, methods, 1)
-        return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(methods)) or 'none'}"
+        return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(methods) or 'none'}"
+
+    def _known_methods(self) -> list[_Method]:
+        """The methods that may be jobs. Only of those decorated with `@job` is it sure that they shall be."""
+        known = []
+        for name, value in self._public_methods().items():
+            try:
+                method = self._method(name)
+                method.signature.supplied  # noqa: B018 -- resolves its annotations
+            except InvalidDefinition:
+                if isinstance(value, Definition):
+                    raise
+            else:
+                known.append(method)
+        return known

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,18 +15,31 @@ from asyncjobs.errors import InvalidOption
 
 @runtime_checkable
 class Backoff(Protocol):
-    """The wait after attempt number *attempt* (1, 2, …) failed; *dice* is uniform in [0, 1)."""
+    """How long a job waits before it is tried again. One of your own is an object with this method."""
 
-    def delay(self, attempt: int, dice: float) -> timedelta: ...
-
-
-def _to_timedelta(value: Duration) -> timedelta:
-    return timedelta(seconds=seconds(value, "backoff"))
+    def delay(self, attempt: int, dice: float) -> Duration:
+        """The wait after attempt number *attempt* (1, 2, …) failed; *dice* is uniform in [0, 1)."""
+        ...
 
 
-def _jitter(_: object, __: object, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InvalidOption(f"jitter={value!r} is not a share of the wait; pass a number from 0 to 1")
+def _first(value: Duration) -> timedelta:
+    return timedelta(seconds=seconds(value, "first"))
+
+
+def _longest(value: Duration) -> timedelta:
+    return timedelta(seconds=seconds(value, "longest"))
+
+
+def _wait(value: Duration) -> timedelta:
+    return timedelta(seconds=seconds(value, "wait"))
+
+
+def _number(lowest: float, highest: float) -> Callable[[Any, Any, Any], None]:
+    def check(_: object, field: attrs.Attribute[float], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
+            raise InvalidOption(f"{field.name}={value!r} is not a number from {lowest:g} to {highest:g}")
+
+    return check
 
 
 @attrs.frozen
@@ -35,32 +49,30 @@ class Exponential:
     The jitter keeps jobs that failed together (a service was down) from coming back together.
     """
 
-    first: timedelta = attrs.field(default=timedelta(seconds=2), converter=_to_timedelta)
-    longest: timedelta = attrs.field(default=timedelta(hours=1), converter=_to_timedelta)
-    factor: float = 2.0
-    jitter: float = attrs.field(default=0.2, validator=_jitter)
-
-    def __attrs_post_init__(self) -> None:
-        if not 1 <= self.factor <= 1000:
-            raise InvalidOption(f"factor={self.factor!r} does not back off; pass a number from 1 to 1000")
+    first: timedelta = attrs.field(default=timedelta(seconds=2), converter=_first)
+    longest: timedelta = attrs.field(default=timedelta(hours=1), converter=_longest)
+    factor: float = attrs.field(default=2.0, validator=_number(1, 1000))
+    jitter: float = attrs.field(default=0.2, validator=_number(0, 1))
 
     def delay(self, attempt: int, dice: float) -> timedelta:
         """The wait after *attempt*; never longer than *longest*."""
-        if not self.first:
-            return self.first
-        ceiling = self.longest / self.first
-        doublings = min(attempt - 1, 64)  # far beyond any ceiling, and short of a float's end
-        grown = min(min(self.factor, ceiling + 1) ** doublings, ceiling) if ceiling < 1e15 else self.factor**doublings
-        wait = self.first * min(grown, ceiling) * (1 + self.jitter * (2 * dice - 1))
-        return min(wait, self.longest)
+        if self.first >= self.longest or not self.first:
+            wait = min(self.first, self.longest)
+        elif (attempt - 1) * math.log(self.factor) >= math.log(
+            self.longest / self.first
+        ):  # the power may be beyond a float
+            wait = self.longest
+        else:
+            wait = self.first * self.factor ** (attempt - 1)
+        return min(wait * (1 + self.jitter * (2 * dice - 1)), self.longest)
 
 
 @attrs.frozen
 class Constant:
     """Always the same wait, give or take *jitter*."""
 
-    wait: timedelta = attrs.field(default=timedelta(seconds=10), converter=_to_timedelta)
-    jitter: float = attrs.field(default=0.2, validator=_jitter)
+    wait: timedelta = attrs.field(default=timedelta(seconds=10), converter=_wait)
+    jitter: float = attrs.field(default=0.2, validator=_number(0, 1))
 
     def delay(self, attempt: int, dice: float) -> timedelta:  # noqa: ARG002 -- the same for every attempt
         """The wait after any attempt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from asyncjobs.errors import InvalidOption
 
@@ -13,23 +13,30 @@ Duration = timedelta | float
 A_CENTURY = 100 * 365.25 * 24 * 3600.0
 
 
-def seconds(value: Duration, name: str) -> float:
-    """*value* in seconds. Raises InvalidOption when it is negative, not finite, or longer than a century."""
+def seconds(value: object, name: str) -> float:
+    """*value*, a `Duration`, in seconds. Raises InvalidOption when it is negative, not finite, or longer than a century."""
     if isinstance(value, timedelta):
         amount = value.total_seconds()
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        amount = float(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        amount = _finite(value)
     else:
         raise InvalidOption(f"{name}={value!r} is not a duration; pass a timedelta or a number of seconds")
-    if not math.isfinite(amount) or amount > A_CENTURY:
-        raise InvalidOption(f"{name}={value!r} is not a duration a job can wait; pass at most a century")
+    if not -A_CENTURY <= amount <= A_CENTURY:
+        raise InvalidOption(f"{name}={value!r:.40} is no length of time; pass at most a century")
     if amount < 0:
-        raise InvalidOption(f"{name}={value!r} is negative; a job cannot be due before now, leave {name} out to run at once")
+        raise InvalidOption(f"{name}={value!r} is negative; a duration is zero or longer")
     return amount
 
 
-def moment(value: datetime, name: str) -> datetime:
-    """*value*, when it names one moment everywhere. Raises InvalidOption for a naive datetime."""
+def _finite(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
+
+
+def moment(value: object, name: str) -> datetime:
+    """*value* in UTC, when it is a datetime that names one moment everywhere. Raises InvalidOption for a naive one."""
     if not isinstance(value, datetime):
         raise InvalidOption(f"{name}={value!r} is not a datetime")
     if value.utcoffset() is None:
@@ -37,4 +44,7 @@ def moment(value: datetime, name: str) -> datetime:
             f"{name}={value!r} has no time zone, so it names no moment; write datetime.now(timezone.utc) "
             "or value.replace(tzinfo=ZoneInfo(...))"
         )
-    return value
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidOption(f"{name}={value!r} is outside of the years 1 to 9999 in UTC") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from asyncjobs._model.backoff import Backoff, Exponential, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
@@ -44,15 +44,17 @@ DEFAULTS: JobOptions = {
 JOB_WORDS = frozenset(JobOptions.__annotations__)
 DEFINITION_WORDS = JOB_WORDS | {"kind"}
 
+MOST_TAGS = 100
+
 # A control character marks the planner's ballast (restore_ballast.sql); a name is also a NOTIFY payload.
 _NAME = re.compile(r"[^\x00-\x1f]{1,120}")
 
 
 def check_name(value: object, what: str) -> str:
     """A queue's, kind's or tag's name: 1 to 120 characters, none of them a control character."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not _NAME.fullmatch(value) or value.isspace():
         raise InvalidOption(
-            f"{what}={value!r} is not a name; use 1 to 120 characters, no control characters"
+            f"{what}={value!r:.160} is not a name; use 1 to 120 characters, no control characters"
         )
     try:
         value.encode()
@@ -80,8 +82,13 @@ def check_values(given: Mapping[str, Any]) -> None:
         _check_smallint(given["max_attempts"], "max_attempts", 1)
     if given.get("timeout") is not None and seconds(given["timeout"], "timeout") == 0:
         raise InvalidOption("timeout=0 leaves no time to run; leave it out for no timeout")
-    if "backoff" in given and not isinstance(given["backoff"], Backoff):
-        raise InvalidOption(f"backoff={given['backoff']!r} is no backoff; use Exponential(…) or Constant(…)")
+    if "backoff" in given and (
+        isinstance(given["backoff"], type) or not isinstance(given["backoff"], Backoff)
+    ):
+        raise InvalidOption(
+            f"backoff={given['backoff']!r} is no backoff; use Exponential(…), Constant(…), or an object with a method "
+            "delay(attempt, dice)"
+        )
     if "tags" in given:
         _check_tags(given["tags"])
     if "meta" in given and not isinstance(given["meta"], Mapping):
@@ -94,8 +101,10 @@ def _check_smallint(value: object, name: str, lowest: int) -> None:
 
 
 def _check_tags(tags: object) -> None:
-    if isinstance(tags, str) or not isinstance(tags, Sequence):
-        raise InvalidOption(f"tags={tags!r} is not a list of words; write tags=[{tags!r}]")
+    if isinstance(tags, str):
+        raise InvalidOption(f"tags={tags!r} is one word, and tags are a list of them; write tags=[{tags!r}]")
+    if not isinstance(tags, Sequence) or len(tags) > MOST_TAGS:
+        raise InvalidOption(f"tags={tags!r:.60} is not a list of at most {MOST_TAGS} words")
     for tag in tags:
         check_name(tag, "tag")
 
@@ -106,7 +115,7 @@ def definition_options(given: Mapping[str, Any], where: str) -> DefinitionOption
     check_values(given)
     if "kind" in given:
         check_name(given["kind"], "kind")
-    return DefinitionOptions(**given)  # type: ignore[typeddict-item]
+    return cast("DefinitionOptions", dict(given))
 
 
 def stored_options(call: Mapping[str, Any]) -> dict[str, Any] | None:

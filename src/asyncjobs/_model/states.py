@@ -66,8 +66,8 @@ TRANSITIONS = MappingProxyType(
         _S.RUNNING: frozenset({_S.AVAILABLE, _S.SCHEDULED, _S.RETRYABLE, _S.BLOCKED, *FINAL}),
         _S.RETRYABLE: frozenset({_S.AVAILABLE, _S.CANCELLED}),
         _S.BLOCKED: frozenset({_S.AVAILABLE, _S.CANCELLED}),
-        _S.COMPLETED: frozenset[JobState](),
-        _S.SKIPPED: frozenset({_S.AVAILABLE}),  # only by `retry`, as the two below
+        _S.COMPLETED: frozenset({_S.AVAILABLE}),  # only by `retry`, as the three below
+        _S.SKIPPED: frozenset({_S.AVAILABLE}),
         _S.CANCELLED: frozenset({_S.AVAILABLE}),
         _S.FAILED: frozenset({_S.AVAILABLE}),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncjobs._model.durations import Duration, seconds
 
 
-class Verb(Exception):  # noqa: N818 -- not errors: what the job wants to become of it
+class Verb(Exception):
     """Something a job says of itself."""
 
 
