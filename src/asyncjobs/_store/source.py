@@ -50,6 +50,9 @@ class DsnSource:
         self._size = size
         self._pool: Any = None
 
+    def __repr__(self) -> str:
+        return f"at {_shown(self._dsn).partition('?')[0]}"  # what follows may hold a password too
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         async with _borrow(await self._open()) as connection:
@@ -82,6 +85,9 @@ class PoolSource:
         self._pool = pool
         self._connect = connect
 
+    def __repr__(self) -> str:
+        return f"on {type(self._pool).__module__} {type(self._pool).__name__}"
+
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         return _borrow(self._pool)
 
@@ -106,6 +112,9 @@ class EngineSource:
             raise InvalidOption(f"engine= is for {engine.dialect.name}; asyncjobs needs PostgreSQL")
         self._engine = engine
         self._connect = connect
+
+    def __repr__(self) -> str:
+        return f"on {self._engine!r}"  # which hides its password
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
