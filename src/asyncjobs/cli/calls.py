@@ -19,7 +19,7 @@ from asyncjobs._define.service import Later, Service
 from asyncjobs._define.signature import Signature
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.words import read_inputs
-from asyncjobs.errors import JobsError, UnknownKind
+from asyncjobs.errors import InvalidDefinition, JobsError, UnknownKind
 
 Supply = Mapping[Any, Any]
 
@@ -192,7 +192,10 @@ class MethodCall:
 
 
 def _method_call(service: Service, method: str, words: Sequence[str]) -> MethodCall:
-    found = service._method(method)
+    try:
+        found = service._method(method)
+    except InvalidDefinition as error:
+        raise Refused(str(error), Exit.USAGE if hasattr(service.cls, method) else Exit.NOT_FOUND) from error
     fields = service._signature.types
     arguments = found.signature.types if found.takes_arguments else {}
     if both := sorted(fields.keys() & arguments.keys()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import IO, Any
 
 import asyncpg
 import click
@@ -35,8 +36,14 @@ class Refused(click.ClickException):
     """The end of the command, with a sentence on stderr. *details* are shown above it."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED, *, details: str = "") -> None:
-        super().__init__(f"{details.rstrip()}\n{message}" if details else message)
+        super().__init__(message)
+        self.details = details.rstrip()
         self.exit_code = code  # type: ignore[misc]  # click reads the instance's
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        if self.details:
+            click.echo(self.details, file=file, err=file is None)
+        super().show(file)
 
 
 def refusal(error: BaseException) -> Refused | None:

@@ -45,8 +45,7 @@ def perform(words: Sequence[str], output: Output) -> None:
     jobs = find_app(app)
     call = read_call(name, inputs)
     log_to_stderr()
-    started = time.perf_counter()
-    value, error = anyio.run(_perform, jobs, call)
+    value, error, seconds = anyio.run(_perform, jobs, call)
     if error is not None:
         output.data({"result": None, "error": f"{type(error).__name__}: {error}"})
         raise _failed(call, error)
@@ -58,15 +57,18 @@ def perform(words: Sequence[str], output: Output) -> None:
         output.text(repr(value))
         return
     result = json.loads(text)
-    output.note(f"{call.what} is done, after {time.perf_counter() - started:.2f} s")
+    output.note(f"{call.what} is done, after {seconds:.2f} s")
     output.data({"result": result, "error": None})
     output.result(result)
 
 
-async def _perform(jobs: Jobs, call: Wording) -> tuple[Any, Exception | None]:
-    """What the call returned, or raised."""
+async def _perform(jobs: Jobs, call: Wording) -> tuple[Any, Exception | None, float]:
+    """What the call returned, or raised, and after how many seconds."""
     async with jobs, supplied(jobs._provide, call.needs(now=True)) as supply:
         function = call.ready(supply)
+        started = time.perf_counter()
+        error: Exception | None = None
+        value = None
         try:
             value = (
                 await function()
@@ -75,11 +77,12 @@ async def _perform(jobs: Jobs, call: Wording) -> tuple[Any, Exception | None]:
             )
             if inspect.isawaitable(value):
                 value = await value
-        except Exception as error:
-            return None, error
+        except Exception as raised:
+            error = raised
+        seconds = time.perf_counter() - started
     if isinstance(value, Snooze | Cancel):
-        return None, value
-    return value, None
+        value, error = None, value
+    return value, error, seconds
 
 
 def _nothing() -> None:

@@ -141,7 +141,10 @@ def _say_hello(jobs: Jobs) -> None:
     assert jobs._supervisor is not None
     pools = jobs._supervisor.runner._pools
     logger.info(
-        "%s runs %s kinds of jobs in %s", jobs, len(kinds), ", ".join(str(pool).strip("<>") for pool in pools)
+        "running %s kinds of jobs of schema %r in %s",
+        len(kinds),
+        jobs.schema,
+        ", ".join(str(pool).strip("<>") for pool in pools),
     )
     if not kinds:
         logger.warning(
