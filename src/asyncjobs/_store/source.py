@@ -86,7 +86,7 @@ class PoolSource:
         self._connect = connect
 
     def __repr__(self) -> str:
-        return f"on {type(self._pool).__module__} {type(self._pool).__name__}"
+        return "on an asyncpg pool"
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         return _borrow(self._pool)
@@ -114,7 +114,7 @@ class EngineSource:
         self._connect = connect
 
     def __repr__(self) -> str:
-        return f"on {self._engine!r}"  # which hides its password
+        return f"on an engine for {self._engine.url.host}/{self._engine.url.database}"
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
