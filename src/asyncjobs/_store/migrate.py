@@ -61,6 +61,8 @@ async def migrate(connection: Connection, schema: str) -> list[Migration]:
             await connection.execute(in_schema(migration.text, schema))
             await session.execute("record_migration", migration.version, migration.name, migration.oldest_code)
         await restore_ballast(session)
+        if missing:
+            await session.execute("analyze_jobs")
     return missing
 
 
@@ -76,7 +78,7 @@ def migration_sql(schema: str) -> str:
                 schema,
             )
         )
-    parts.append(statements(schema)["restore_ballast"].rstrip() + ";\n")
+    parts += [statements(schema)[name].rstrip() + ";\n" for name in ("restore_ballast", "analyze_jobs")]
     return "\n".join(["begin;\n", *parts, "commit;\n"])
 
 

@@ -1,0 +1,273 @@
+"""Every statement, against a migrated database: it prepares, takes what its function passes, gives what is read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+import asyncpg
+import attrs
+import pytest
+
+from asyncjobs._model.job import ClaimedJob, Job, NewJob
+from asyncjobs._model.outcome import Finished, Returned
+from asyncjobs._model.states import FinalState, JobState, LiveState
+from asyncjobs._store import chores, claims, intake, migrate, runners, views
+from asyncjobs._store.session import Session
+from asyncjobs._store.statements import statements
+from tests.store.jobs import RUNNER, claim, enter, new_job, session_of
+
+NAMES = sorted(statements())
+
+
+@attrs.frozen
+class Recorded(Session):
+    """A session that remembers what it was asked."""
+
+    asked: list[tuple[str, tuple[Any, ...]]]
+
+    async def fetch(self, statement: str, *args: Any) -> Sequence[Any]:
+        self.asked.append((statement, args))
+        return await super().fetch(statement, *args)
+
+    async def fetchrow(self, statement: str, *args: Any) -> Any:
+        self.asked.append((statement, args))
+        return await super().fetchrow(statement, *args)
+
+    async def fetchval(self, statement: str, *args: Any) -> Any:
+        self.asked.append((statement, args))
+        return await super().fetchval(statement, *args)
+
+    async def execute(self, statement: str, *args: Any) -> None:
+        self.asked.append((statement, args))
+        await super().execute(statement, *args)
+
+
+def a_job(job_id: int = 1, token: int = 1) -> ClaimedJob:
+    at = datetime.fromisoformat("2026-01-01T00:00:00Z")
+    return ClaimedJob(job_id, token, 1, 3, 0, "q", "k", None, "{}", None, None, None, at)
+
+
+def a_full_job() -> NewJob:
+    at = datetime.fromisoformat("2026-01-01T00:00:00Z")
+    return new_job(method="call", delay=1.0, scheduled_at=at, tags=["a"], meta="{}", options={"timeout": 1})
+
+
+# How each function of the store is called: with every argument given, so that none is null by accident.
+CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
+    "adopt_jobs": lambda s: claims.adopt_jobs(s, 1, 2, [claims.Claim(2, 1), claims.Claim(1, 1)]),
+    "announce_idle": lambda s: claims.announce_idle(s, ["q", ""]),
+    "await_job": lambda s: views.await_job(s, 1),
+    "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [1, 2]),
+    "cancel_job": lambda s: views.cancel_job(s, 1),
+    "claim_jobs": lambda s: claim(s),
+    "count_jobs": views.count_jobs,
+    "find_finished": lambda s: claims.find_finished(s, RUNNER, [claims.Claim(1, 1)]),
+    "find_held": lambda s: claims.find_held(s, RUNNER, [claims.Claim(1, 1)]),
+    "find_horizon": lambda s: claims.is_past_horizon(s, 3),
+    "find_orphans": chores.find_orphans,
+    "find_suspects": lambda s: runners.find_suspects(s, RUNNER),
+    "finish_jobs": lambda s: claims.finish_jobs(
+        s, RUNNER, [Finished(a_job(), FinalState.FAILED, 0.5, "1", "why", '{"attempt": 1}')]
+    ),
+    "forget_runner": lambda s: runners.forget_runner(s, RUNNER),
+    "get_job": lambda s: views.get_job(s, 1),
+    "hold_lock": lambda s: runners.hold_lock(s, -5),
+    "insert_job": lambda s: intake.insert_job(s, a_full_job()),
+    "insert_jobs": lambda s: intake.insert_jobs(s, [new_job()]),
+    "list_jobs": lambda s: views.list_jobs(
+        s, states=[JobState.FAILED], queues=["q"], kinds=["k"], before=9, limit=10
+    ),
+    "list_runners": runners.list_runners,
+    "look_around": claims.look_around,
+    "pause_queue": lambda s: views.pause_queue(s, "q"),
+    "paused_queues": views.paused_queues,
+    "prepare_session": lambda s: runners.prepare_session(s, synchronous_commit=False),
+    "promote_jobs": lambda s: chores.promote_jobs(s, 10),
+    "prune_jobs": lambda s: chores.prune_jobs(s, 1.0, 2.0, 10),
+    "register_runner": lambda s: enter(s, 99),
+    "release_lock": lambda s: runners.release_lock(s, -5),
+    "renew_lease": lambda s: runners.renew_lease(s, RUNNER),
+    "rescue_jobs": lambda s: chores.rescue_jobs(s, RUNNER, blame=True, max_crashes=3, error="{}"),
+    "restore_ballast": chores.restore_ballast,
+    "resume_queue": lambda s: views.resume_queue(s, "q"),
+    "retry_job": lambda s: views.retry_job(s, 1),
+    "return_jobs": lambda s: claims.return_jobs(
+        s, RUNNER, [Returned(a_job(), LiveState.RETRYABLE, 1.5, True, '{"attempt": 1}')]
+    ),
+    "withdraw_idle": lambda s: claims.withdraw_idle(s, ["q"]),
+}
+MIGRATING = {"analyze_jobs", "create_schema", "lock_migrations", "read_version", "record_migration"}
+
+JOB = [
+    "id", "kind", "method", "queue", "state", "priority", "attempt", "max_attempts", "crashes", "args", "meta", "tags",
+    "created_at", "scheduled_at", "started_at", "finished_at", "runner", "result", "result_error", "errors",
+]  # fmt: skip
+
+# The columns each function reads, in order; none where it reads nothing.
+READ: dict[str, list[str]] = {
+    "adopt_jobs": ["id"],
+    "announce_idle": ["refused", "own_xid"],
+    "await_job": ["id"],
+    "begin_jobs": ["incarnation"],
+    "cancel_job": ["answer"],
+    "claim_jobs": list(ClaimedJob._fields),
+    "count_jobs": ["queue", "state", "jobs"],
+    "find_finished": ["id"],
+    "find_held": ["id", "cancel_requested"],
+    "find_orphans": ["runner"],
+    "find_suspects": ["incarnation", "lease_over"],
+    "finish_jobs": ["id"],
+    "get_job": JOB,
+    "insert_job": ["id"],
+    "insert_jobs": ["id"],
+    "list_jobs": JOB,
+    "look_around": ["queues", "kinds", "due", "paused"],
+    "paused_queues": ["name"],
+    "promote_jobs": ["queue", "kind", "jobs"],
+    "read_version": ["version", "oldest_code"],
+    "renew_lease": ["incarnation"],
+    "rescue_jobs": ["rescued", "failed"],
+    "restore_ballast": ["id"],
+    "retry_job": ["queue"],
+    "return_jobs": ["id"],
+}
+
+PYTHON: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int2": (int,),
+    "int4": (int,),
+    "int8": (int,),
+    "float8": (float, int),
+    "text": (str,),
+    "timestamptz": (datetime,),
+}
+
+
+def fits(value: Any, pg_type: asyncpg.Type) -> bool:
+    """Whether a driver takes *value* for a parameter of this type."""
+    if value is None:
+        return True
+    if pg_type.kind == "array":
+        element = pg_type.name.removesuffix("[]")
+        return isinstance(value, list) and all(item is None or _is(item, element) for item in value)
+    return _is(value, pg_type.name)
+
+
+def _is(value: Any, name: str) -> bool:
+    return isinstance(value, PYTHON[name]) and isinstance(value, bool) == (name == "bool")
+
+
+def test_the_store_has_a_function_for_every_statement() -> None:
+    """No file is left over, and none is missing."""
+    assert CALLS.keys() | MIGRATING == set(NAMES)
+
+
+def test_a_statement_is_called_by_the_function_of_its_name() -> None:
+    """One statement, one file, one function; what the migrator runs, it runs by name."""
+    callers: dict[str, set[str]] = {}
+    for file in (files("asyncjobs") / "_store").iterdir():
+        if not file.name.endswith(".py"):
+            continue
+        for function in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if not isinstance(function, ast.AsyncFunctionDef | ast.FunctionDef):
+                continue
+            for call in ast.walk(function):
+                if isinstance(call, ast.Constant) and call.value in NAMES:
+                    callers.setdefault(str(call.value), set()).add(function.name)
+    expected: dict[str, set[str]] = {name: {name} for name in CALLS}
+    expected["find_horizon"] = {"is_past_horizon"}  # a question, in Python
+    expected["create_schema"] = expected["analyze_jobs"] = {"migrate", "migration_sql"}
+    expected["restore_ballast"] = {"restore_ballast", "migration_sql"}
+    expected["lock_migrations"] = expected["record_migration"] = {"migrate"}
+    expected["read_version"] = {"migrate", "check_schema_version"}
+    assert callers == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_says_its_type(name: str) -> None:
+    """No driver has to guess: psycopg sends text as unknown, asyncpg asks the server."""
+    text = "\n".join(line.partition("--")[0] for line in statements()[name].splitlines())
+    assert re.findall(r"\$\d+(?!\d*::)", text) == []
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+async def test_a_statement_takes_what_its_function_passes(dsn: str, name: str) -> None:
+    """As many parameters as are declared, each of a Python type every driver sends as the declared one."""
+    async with session_of(dsn) as plain:
+        session = Recorded(plain.connection, plain.schema, [])
+        async with plain.connection.transaction():
+            await CALLS[name](session)
+        prepared = await plain.connection.prepare(  # type: ignore[attr-defined]
+            statements()[name]
+        )
+        (args,) = [args for asked, args in session.asked if asked == name]
+        types = prepared.get_parameters()
+        assert len(args) == len(types)
+        assert [
+            (value, kind.name) for value, kind in zip(args, types, strict=True) if not fits(value, kind)
+        ] == []
+
+
+@pytest.mark.parametrize("name", sorted(READ))
+async def test_a_statement_gives_what_its_function_reads(dsn: str, name: str) -> None:
+    """The columns that are read by position come first, in that order."""
+    async with session_of(dsn) as session:
+        prepared = await session.connection.prepare(  # type: ignore[attr-defined]
+            statements()[name]
+        )
+        columns = [column.name for column in prepared.get_attributes()]
+        assert columns[: len(READ[name])] == READ[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_every_statement_prepares(dsn: str, name: str) -> None:
+    """Each is valid on a migrated database; what creates the schema is a script."""
+    async with session_of(dsn) as session:
+        if name == "create_schema":
+            await session.connection.execute(statements()[name])
+        else:
+            await session.connection.prepare(statements()[name])  # type: ignore[attr-defined]
+
+
+def test_people_see_every_column_of_a_job() -> None:
+    """A job's fields are the columns of the view, less none."""
+    assert sorted(attribute.name for attribute in attrs.fields(Job)) == sorted(JOB)
+
+
+async def test_all_null_is_nothing_and_reads_null(dsn: str) -> None:
+    """An array left empty because every element is null stores null for every job."""
+    async with session_of(dsn) as session:
+        await intake.insert_jobs(session, [new_job(), new_job()])
+        jobs = await claim(session)
+        done = [Finished(jobs[0], FinalState.COMPLETED, 0.1), Finished(jobs[1], FinalState.COMPLETED, 0.1)]
+        assert await claims.finish_jobs(session, RUNNER, done) == {job.id for job in jobs}
+        rows = await session.connection.fetch(
+            "select result, result_error, errors from asyncjobs.finished_jobs"
+        )
+        assert [tuple(row) for row in rows] == [(None, None, None)] * 2
+
+
+async def test_a_column_of_one_job_does_not_move_to_another(dsn: str) -> None:
+    """Outcomes given in any order, some without a result, keep their own."""
+    async with session_of(dsn) as session:
+        await intake.insert_jobs(session, [new_job() for _ in range(7)])
+        jobs = await claim(session)
+        done = [
+            Finished(job, FinalState.COMPLETED, 0.1, result=str(job.id) if job.id % 2 else None)
+            for job in jobs
+        ]
+        await claims.finish_jobs(session, RUNNER, done[::-1])
+        rows = await session.connection.fetch(
+            "select id, result::text from asyncjobs.finished_jobs order by id"
+        )
+        assert [tuple(row) for row in rows] == [(job.id, str(job.id) if job.id % 2 else None) for job in jobs]
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    """Version n is the n-th file."""
+    assert [each.version for each in migrate.migrations()] == list(range(1, len(migrate.migrations()) + 1))
