@@ -19,10 +19,11 @@ async def check(db: Connection, countries: Countries) -> list[str]:
          order by tenant
     """)
     jobs = await db.fetchval("select count(*) from asyncjobs.jobs")
-    return list(_faults(exports, jobs, countries))
+    return list(faults_of(exports, jobs, countries))
 
 
-def _faults(exports: Any, jobs: int, countries: Countries) -> Iterator[str]:
+def faults_of(exports: Any, jobs: int, countries: Countries) -> Iterator[str]:
+    """As `check`, of what was read."""
     for export in exports:
         tenant = export["tenant"]
         if export["state"] != "completed":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -36,10 +36,10 @@ class ExportStations(
             )
 
 
-def as_csv(rows: Sequence[Any]) -> str:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """*rows* below their column names: text in quotes, numbers bare."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(rows[0].keys())
-    writer.writerows(rows)
+    writer.writerows(row.values() for row in rows)
     return text.getvalue()
