@@ -30,9 +30,7 @@ MOST_FAULTS = 20  #: lines
 def play(*, once: bool, spoil: str | None, port: int) -> int:
     """See `asyncjobs.demo.run`."""
     logging.basicConfig(level=logging.WARNING, handlers=[BriefLog()])
-    signal.signal(
-        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
-    )  # told to end, it ends in order
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # `kill` is no worse
     countries = airfields.by_country()
     if spoil is not None and spoil not in countries:
         print(f"--break {spoil}: the data set has no such country; try IS", file=sys.stderr)
@@ -70,10 +68,7 @@ async def _play(
                 await _follow(db, len(countries), show)
         right = await _report(db, countries)
         if not once:
-            print(
-                f"Look at {url}, ask for more (curl -X POST {url}/tenants/IS/exports); Ctrl-C stops.",
-                flush=True,
-            )
+            print(f"Look at {url}, or curl -X POST {url}/tenants/IS/exports; Ctrl-C stops.", flush=True)
             with suppress(asyncio.CancelledError):  # what Ctrl-C becomes, when the server has stopped for it
                 await stopped
             print("Stopped.", flush=True)
