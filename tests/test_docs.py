@@ -1,0 +1,47 @@
+"""What the documentation shows is what works: every page is run, on a database of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from asyncjobs import JobState
+from asyncjobs._model.states import TRANSITIONS
+from tests.pages import ROOT, blocks_of, run_page
+
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if not {"_build", "decisions"} & set(path.relative_to(DOCS).parts)
+)
+NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+async def test_a_page_works(path: Path, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of the page runs, in order, and commands say what the page says."""
+    async with run_page(path, dsn, tmp_path, monkeypatch) as page:
+        await page.run()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_a_page_holds_nothing_that_is_not_run(path: Path) -> None:
+    """A block is run, or says aloud that it is text: a language nobody runs cannot hide a stale example."""
+    known = {"python", "sql", "console", "text", "mermaid", "toml", "ini"}
+    strange = [(block.line, block.language) for block in blocks_of(path.read_text())]
+    assert [each for each in strange if each[1] not in known and not each[1].startswith("{")] == []
+
+
+def test_the_diagram_of_the_lifecycle_is_the_table() -> None:
+    """The arrows drawn are the transitions there are."""
+    text = (DOCS / "concepts" / "lifecycle.md").read_text()
+    (diagram,) = (block.code for block in blocks_of(text) if "stateDiagram" in block.code)
+    drawn = set(re.findall(r"^ *(\w+) --> (\w+)", diagram, re.MULTILINE))
+    assert drawn == {(start.value, end.value) for start, ends in TRANSITIONS.items() for end in ends}
+
+
+def test_the_lifecycle_names_every_state() -> None:
+    """Each state has its line."""
+    text = (DOCS / "concepts" / "lifecycle.md").read_text()
+    assert {state.value for state in JobState} == set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
