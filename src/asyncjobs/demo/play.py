@@ -36,19 +36,28 @@ def play(*, once: bool, spoil: str | None, port: int) -> int:
         print(f"--break {spoil}: the data set has no such country; try IS", file=sys.stderr)
         return 2
     try:
-        with socket.create_server(("127.0.0.1", port)) as door:
-            # asyncio does this only where a socket names its protocol; without, an answer may wait 40 ms for an ACK.
-            door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            print("Starting a Postgres for this demo alone; it is deleted afterwards.", flush=True)
-            with Embedded(keep=False).running() as dsn:
-                right = asyncio.run(_play(dsn, door, countries, spoil=spoil, once=once))
+        door = _listen(port)
+    except OSError as error:
+        print(f"cannot serve on port {port}: {error.strerror}", file=sys.stderr)
+        return 1
+    try:
+        print("Starting a Postgres for this demo alone; it is deleted afterwards.", flush=True)
+        with door, Embedded(keep=False).running() as dsn:
+            right = asyncio.run(_play(dsn, door, countries, spoil=spoil, once=once))
     except KeyboardInterrupt:
         print("Interrupted.", flush=True)
         return INTERRUPTED if once else 0
-    except (EmbeddedUnavailable, OSError) as error:
+    except EmbeddedUnavailable as error:
         print(f"the demo cannot start: {error}", file=sys.stderr)
         return 1
     return 0 if right else 1
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.create_server(("127.0.0.1", port))
+    # asyncio does this only where a socket names its protocol; without, an answer may wait 40 ms for an ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 async def _play(
@@ -103,12 +112,9 @@ async def _follow(db: Connection, exports: int, show: Show) -> None:
     clock = asyncio.get_running_loop().time
     done, moved_at = -1, clock()
     while done < exports and clock() - moved_at < PATIENCE:
-        before, done = (
-            done,
-            await db.fetchval("select count(*) from asyncjobs.jobs where finished_at is not null"),
-        )
-        if done != before:
-            moved_at = clock()
+        now_done = await db.fetchval("select count(*) from asyncjobs.jobs where finished_at is not null")
+        if now_done != done:
+            done, moved_at = now_done, clock()
         show(done, await db.fetchval("select coalesce(sum(stations), 0) from exports"))
         await asyncio.sleep(0.1)
 
