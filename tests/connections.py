@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import asyncpg
 import psycopg
 import psycopg.rows
+from asyncpg.pool import PoolConnectionProxy
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
     AsyncEngine,
@@ -58,7 +59,7 @@ Opens = Callable[[str], AbstractAsyncContextManager[Theirs]]
 
 
 class OnAsyncpg:
-    def __init__(self, on: asyncpg.Connection) -> None:
+    def __init__(self, on: asyncpg.Connection | PoolConnectionProxy) -> None:
         self.on = on
 
     def begin(self) -> AbstractAsyncContextManager[Any]:
@@ -80,7 +81,7 @@ class OnPsycopg:
     nest = begin
 
     async def run(self, sql: str) -> None:
-        await self.on.execute(sql)  # type: ignore[arg-type]
+        await self.on.execute(sql)
 
 
 class OnPlainPsycopg(OnPsycopg):
@@ -97,7 +98,9 @@ class OnPlainPsycopg(OnPsycopg):
 
     @asynccontextmanager
     async def nest(self) -> AsyncIterator[None]:
-        await self.on.execute("select")  # else this would be the outermost transaction, and psycopg would commit it
+        await self.on.execute(
+            "select"
+        )  # else this would be the outermost transaction, and psycopg would commit it
         async with self.on.transaction():
             yield
 
@@ -192,7 +195,6 @@ async def session_on_connection(dsn: str) -> AsyncIterator[Theirs]:
     """A session bound to a connection, as some dependencies make them."""
     async with engine_on(dsn) as engine, engine.connect() as connection, AsyncSession(connection) as session:
         yield OnAutobegun(session)
-
 
 
 SESSIONS: dict[str, Opens] = {

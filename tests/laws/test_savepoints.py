@@ -9,9 +9,10 @@ from contextlib import suppress
 import asyncpg
 import attrs
 import pytest
-from asyncjobs import Jobs, job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from asyncjobs import Jobs, job
 from tests.connections import KINDS, Theirs
 
 
@@ -39,8 +40,8 @@ class Block:
 
 
 enqueues = st.builds(Enqueue, st.sampled_from(["none", "before", "after"]))
-savepoints = st.deferred(lambda: st.builds(Block, steps, st.booleans()))
-steps = st.lists(enqueues | savepoints, max_size=3)
+savepoints: st.SearchStrategy[Block] = st.deferred(lambda: st.builds(Block, steps, st.booleans()))
+steps: st.SearchStrategy[list[Enqueue | Block]] = st.lists(enqueues | savepoints, max_size=3)
 programs = st.lists(st.builds(Block, steps, st.booleans()), min_size=1, max_size=3)
 """Several transactions, one after the other, on one connection."""
 

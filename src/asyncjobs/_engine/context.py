@@ -5,6 +5,7 @@ Outside a runner it answers too, with `id` None and a plain transaction, so that
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,16 +14,19 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from asyncjobs._define.codec import Codec
-from asyncjobs._enqueue.ambient import bound, which
+from asyncjobs._enqueue.ambient import transaction, which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished
 from asyncjobs._model.states import FinalState
+from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
-from asyncjobs._store.foreign import join
+from asyncjobs._store.foreign import Joined, explained, join
 from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
-from asyncjobs.errors import AlreadyCompleted, LeaseLost, WrongConnection
+from asyncjobs.errors import AlreadyCompleted, InvalidInput, LeaseLost, WrongConnection
+
+logger = logging.getLogger("asyncjobs")
 
 
 class CurrentJob(Protocol):
@@ -50,14 +54,15 @@ class CurrentJob(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that commits what is written in it and the job's completion, or neither.
 
-        Set `result` before its end. Raises LeaseLost at its end when another runner holds the job by now, and everything
-        written in it is rolled back.
+        Set `result` before its end. Raises LeaseLost at its end when another runner holds the job by now, and AlreadyCompleted
+        when the job was completed inside it or before; then everything written in it is rolled back.
         """
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
         """Complete the job on *on*, a session or connection with an open transaction, as its last statement.
 
-        Raises LeaseLost, AlreadyCompleted, WrongConnection, and InvalidInput for a result that cannot be stored.
+        When that transaction is rolled back after all, the job may be completed again, in another; else it failed.
+        Raises LeaseLost, AlreadyCompleted and WrongConnection.
         """
 
 
@@ -75,7 +80,7 @@ class RunningJob:
         self.result: Any = None
         self.result_type: Any = Any
         self.completed = False  #: by a transaction that is known to be committed
-        self.handed_over = False  #: by `complete`, in a transaction somebody else ends
+        self.handed_over: Joined | None = None  #: by `complete`, in a transaction somebody else ends
         self._job = job
         self._jobs = jobs
         self._codec = codec
@@ -117,34 +122,52 @@ class RunningJob:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        self._check_open()
-        async with self._jobs.connection() as connection:
-            async with connection.transaction():
-                with bound(self._jobs, on=connection):
-                    yield connection
-                self._check_open()
-                await self._write(Session(connection, self._jobs.schema), self.result)
-            self.completed = True
+        self._check_open(None)
+        async with transaction(self._jobs, self._has_committed) as joined:
+            yield joined.connection
+            await self._write(joined, self.result)
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
-        self._check_open()
         joined = await join(on)
         if joined.commits_itself:
             raise WrongConnection(
                 "complete(on=…) needs an open transaction, so that the job and its data commit together; begin one first"
             )
-        await self._write(Session(joined.connection, self._jobs.schema), result)
-        self.handed_over = True
+        await self._write(joined, result)
+        self.handed_over = joined
 
-    def _check_open(self) -> None:
-        if self.completed or self.handed_over:
+    def _has_committed(self) -> None:
+        self.completed = True
+
+    def _check_open(self, joined: Joined | None) -> None:
+        """Refuse what is known to be a second completion.
+
+        Nobody tells us whether the transaction `complete` was called in is committed. While it is open, another one would
+        wait for it, for ever when both are this task's; after it, and inside it, the fence knows.
+        """
+        if self.completed:
+            raise AlreadyCompleted(self._job.id)
+        first = self.handed_over
+        if first is not None and (joined is None or first.owner is not joined.owner) and first.is_open():
             raise AlreadyCompleted(self._job.id)
 
-    async def _write(self, session: Session, result: Any) -> None:
-        text = self._codec.encode_value(result, self.result_type, what=f"the result of job {self.id}")
-        finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self._started, result=text)
-        if not await self._finish(session, finished):
-            raise LeaseLost(self._job.id)
+    async def _write(self, joined: Joined, result: Any) -> None:
+        self._check_open(joined)
+        session = Session(joined.connection, self._jobs.schema)
+        finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self._started)
+        try:
+            finished.result = self._codec.encode_value(result, self.result_type, what=f"the result of job {self.id}")
+        except InvalidInput as error:
+            finished.result_error = f"{error}; what a job that completes in its own transaction returns is not kept: set current_job().result"
+            logger.warning("job %s (%s) completes, but its result is not kept: %s", self.id, self.kind, error)
+        with explained(joined, "the job was completed"):
+            if await self._finish(session, finished):
+                return
+            if self.handed_over is not None:
+                job = await views.get_job(session, self._job.id)
+                if job is not None and job.state.is_final:
+                    raise AlreadyCompleted(self._job.id)
+        raise LeaseLost(self._job.id)
 
 
 class NoJob:
@@ -170,9 +193,8 @@ class NoJob:
             async with joined.connection.transaction():
                 yield joined.connection
             return
-        async with jobs.connection() as connection, connection.transaction():
-            with bound(jobs, on=connection):
-                yield connection
+        async with transaction(jobs) as joined:
+            yield joined.connection
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
         """Nothing to complete; the transaction is its owner's."""

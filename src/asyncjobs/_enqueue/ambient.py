@@ -7,8 +7,8 @@ own Jobs; else the one Jobs that is open on this event loop. None or several is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,16 +16,19 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._store.foreign import Joined
 from asyncjobs.errors import WhichJobs, WrongConnection
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Binding:
     """Code that runs below an `async with` of a Jobs."""
 
     jobs: Enqueuer
     on: Any = None
     task: Any = None  #: who entered `jobs.on(…)`: a session is never shared with another task
+    around: Binding | None = None  #: the block this one is in
+    is_over: bool = False
 
 
 _binding: ContextVar[Binding | None] = ContextVar("asyncjobs_binding", default=None)
@@ -35,13 +38,37 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Enqueuer]] = WeakKeyDic
 @contextmanager
 def bound(jobs: Enqueuer, on: Any = None) -> Iterator[None]:
     """Within it, `later` means *jobs*, and *on* unless told otherwise."""
-    before = _binding.get()
-    _binding.set(Binding(jobs, on, asyncio.current_task() if on is not None else None))
+    around = _binding.get()
+    binding = Binding(jobs, on, asyncio.current_task() if on is not None else None, around)
+    _binding.set(binding)
     try:
         yield
     finally:
-        # Not a token: a lifespan or a dependency may leave in another context than it entered.
-        _binding.set(before)
+        # Not a token: a lifespan or a dependency may be left in another context than it was entered in, and after one that
+        # was entered later. Whose block it is by then is not touched, and blocks that are over are not gone back to.
+        binding.is_over = True
+        if _binding.get() is binding:
+            while around is not None and around.is_over:
+                around = around.around
+            _binding.set(around)
+
+
+@asynccontextmanager
+async def transaction(jobs: Enqueuer, *when_committed: Callable[[], None]) -> AsyncIterator[Joined]:
+    """A transaction on a connection of *jobs*', which `later` without `on=` joins below it.
+
+    What *when_committed* names is called once it has committed, before anything else can happen to this task.
+    """
+    told = list(when_committed)
+    async with jobs.connection() as connection:
+        async with connection.transaction():
+            joined = Joined(
+                connection, connection, commits_itself=False, is_open=lambda: True, on_commit=told.append
+            )
+            with bound(jobs, on=joined):
+                yield joined
+        for tell in told:
+            tell()
 
 
 def bind(jobs: Enqueuer) -> None:
@@ -84,4 +111,6 @@ def _the_one_open() -> Enqueuer:
             "no Jobs is open on this event loop; enter `async with jobs:` or run the application's lifespan first, "
             "or pass jobs= to later"
         )
-    raise WhichJobs(f"{len(here)} Jobs are open on this event loop ({', '.join(map(repr, here))}); say which with jobs=")
+    raise WhichJobs(
+        f"{len(here)} Jobs are open on this event loop ({', '.join(map(repr, here))}); say which with jobs="
+    )

@@ -2,28 +2,35 @@
 
 A commit costs far more than a row, so callers that arrive while a statement is under way go into the next one together.
 No timer and no wait: a lone caller is sent at once. Measured with 50 callers: nine times one statement each.
+
+Nobody waits for ever: connecting and storing have their limits, and what was not stored by then is said to be so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
 
 import attrs
 
 from asyncjobs._model.job import NewJob
-from asyncjobs._store.connection import is_closed
-from asyncjobs._store.faults import is_bad_data, is_transient
-from asyncjobs._store.intake import insert_job, insert_jobs
+from asyncjobs._store.connection import abandon, is_closed
+from asyncjobs._store.faults import is_bad_data, is_lost, is_rolled_back, is_transient
+from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
-from asyncjobs.errors import DatabaseUnavailable
+from asyncjobs.errors import DatabaseUnavailable, WrongConnection
 
 logger = logging.getLogger("asyncjobs")
 
 AT_MOST = 1000  #: jobs in one statement
+BYTES_AT_MOST = 8_000_000  #: of inputs in one statement, unless it is one caller's
+ANSWER = 10.0  #: seconds; a statement of some milliseconds that takes longer means a dead network
+CLOSE = 3.0  #: seconds to store what was ordered when everything is closed
+TRIES = 5  #: of a statement that Postgres rolls back in favour of another
 
 
 @attrs.define(eq=False)
@@ -36,10 +43,11 @@ class _Order:
 class Coalescer:
     """Stores jobs in transactions of their own, together."""
 
-    def __init__(self, source: Source, schema: str) -> None:
+    def __init__(self, source: Source, schema: str, unclaimed: Callable[[Sequence[NewJob]], None]) -> None:
         self._source = source
         self._schema = schema
-        self._orders: list[_Order] = []
+        self._unclaimed = unclaimed  #: told of jobs that were stored after their caller had been cancelled
+        self._orders: deque[_Order] = deque()
         self._busy = False  #: a statement is under way
         self._session: Session | None = None
         self._hold = AsyncExitStack()
@@ -56,66 +64,141 @@ class Coalescer:
         try:
             # Alone: sent from here, for a task of its own would cost two turns of the loop.
             return await self._store(jobs, wake=wake)
-        except Exception as error:
-            failure = _unsure(error)
-            if failure is error:
-                raise
-            raise failure from error
+        except _NotConnected as error:
+            self._fail_all((), error)  # the others would wait for the same in vain
+            raise
         finally:
-            self._busy = False
             self._go_on()
 
     def _go_on(self) -> None:
         """Those who came meanwhile are sent by a task: cancelling one request must not take the others' jobs with it."""
-        if self._orders:
-            self._busy = True
+        self._busy = bool(self._orders)
+        if self._busy:
             self._sender = asyncio.create_task(self._send_all(), name="asyncjobs coalescer")
-        elif self._source.linger != float("inf"):
+        elif self._session is not None and self._source.linger != float("inf"):
             self._let_go_later()
 
     async def _send_all(self) -> None:
+        orders: list[_Order] = []
         try:
             while self._orders:
-                await self._send(self._take())
+                orders = self._take()
+                await self._send(orders)
+        except asyncio.CancelledError:  # the loop is ending
+            self._fail_all(
+                orders, DatabaseUnavailable("the loop ended; whether the job was stored by then is not known")
+            )
+            raise
         finally:
-            self._busy = False
             self._go_on()
 
-    async def close(self) -> None:
-        """Send what was ordered, and give the connection back."""
-        while self._busy:
-            if self._sender is not None and not self._sender.done():
-                await asyncio.wait([self._sender])
+    def _take(self) -> list[_Order]:
+        """The next statement's orders. Who was cancelled while waiting has no job stored."""
+        taken: list[_Order] = []
+        count = size = 0
+        while self._orders:
+            order = self._orders[0]
+            if order.ids.done():
+                self._orders.popleft()
+                continue
+            count += len(order.jobs)
+            size += sum(len(job.args) for job in order.jobs)
+            if taken and (count > AT_MOST or size > BYTES_AT_MOST):
+                break
+            taken.append(self._orders.popleft())
+        return taken
+
+    async def _send(self, orders: Sequence[_Order]) -> None:
+        if not orders:
+            return
+        try:
+            jobs = [job for order in orders for job in order.jobs]
+            ids = await self._store(jobs, wake=any(order.wake for order in orders))
+        except _NotConnected as error:
+            self._fail_all(orders, error)
+        except Exception as error:
+            if is_bad_data(error) and len(orders) > 1:  # one bad order must not take the others with it
+                half = len(orders) // 2
+                await self._send(orders[:half])
+                await self._send(orders[half:])
             else:
-                await asyncio.sleep(0.01)
-        if isinstance(self._letting_go, asyncio.TimerHandle):
-            self._letting_go.cancel()
-        elif self._letting_go is not None:
-            await asyncio.wait([self._letting_go])
+                _fail(orders, error)
+        else:
+            for order in orders:
+                mine, ids = ids[: len(order.jobs)], ids[len(order.jobs) :]
+                if order.ids.done():
+                    self._unclaimed(order.jobs)
+                else:
+                    order.ids.set_result(mine)
+
+    async def close(self) -> None:
+        """Send what was ordered, and give the connection back. Who cannot be served in time is told so."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE):
+                while self._busy:  # noqa: ASYNC110 -- an event would be one more thing for every single call to set
+                    await asyncio.sleep(0.005)
+        if self._busy:
+            self._fail_all((), DatabaseUnavailable("the Jobs was closed before the job could be stored"))
+            if self._session is not None:
+                await abandon(self._session.connection)
+        await self._stay()
         await self._let_go()
+
+    def _fail_all(self, orders: Iterable[_Order], error: Exception) -> None:
+        """Tell this to *orders*, and to all who wait behind them."""
+        _fail([*orders, *self._orders], error)
+        self._orders.clear()
 
     # The connection, held for as long as it is worth.
 
+    async def _store(self, jobs: Sequence[NewJob], *, wake: bool) -> list[int]:
+        """Store *jobs* in one statement. Raises errors that say whether it was done."""
+        for tries_left in reversed(range(TRIES)):
+            session = self._session
+            if session is None or self._letting_go is not None or is_closed(session.connection):
+                session = await self._held()
+            try:
+                async with asyncio.timeout(ANSWER):
+                    return await insert(session, jobs, wake=wake)
+            except Exception as error:
+                if is_rolled_back(error) and tries_left:
+                    continue
+                if is_transient(error) or is_closed(session.connection):
+                    await abandon(session.connection)
+                    await self._let_go()
+                honest = _honest(error)
+                if honest is error:
+                    raise
+                raise honest from error
+        raise AssertionError("unreachable")
+
     async def _held(self) -> Session:
-        if isinstance(self._letting_go, asyncio.TimerHandle):
-            self._letting_go.cancel()
-        elif self._letting_go is not None:
-            await asyncio.wait([self._letting_go])
-        self._letting_go = None
+        await self._stay()
         if self._session is not None and is_closed(self._session.connection):
             await self._let_go()
         if self._session is None:
-            connection = await self._hold.enter_async_context(self._source.connection())
+            try:
+                connection = await self._hold.enter_async_context(self._source.connection())
+            except DatabaseUnavailable as error:
+                raise _NotConnected(str(error)) from error
             self._session = Session(connection, self._schema)
         return self._session
 
+    async def _stay(self) -> None:
+        """Do not let go of the connection after all; when it is too late, wait until it is gone."""
+        letting_go, self._letting_go = self._letting_go, None
+        if isinstance(letting_go, asyncio.TimerHandle):
+            letting_go.cancel()
+        elif letting_go is not None:
+            await asyncio.wait([letting_go])
+
     async def _let_go(self) -> None:
         self._session = None
+        hold, self._hold = self._hold, AsyncExitStack()
         try:
-            await self._hold.aclose()
+            await hold.aclose()
         except Exception as error:
             logger.debug("the enqueuing connection was broken: %r", error)
-        self._hold = AsyncExitStack()
 
     def _let_go_later(self) -> None:
         """A pool that is not ours is given its connection back soon."""
@@ -124,57 +207,35 @@ class Coalescer:
             if not self._busy:
                 self._letting_go = asyncio.create_task(self._let_go(), name="asyncjobs coalescer")
 
+        if isinstance(self._letting_go, asyncio.TimerHandle):
+            self._letting_go.cancel()
         self._letting_go = asyncio.get_running_loop().call_later(self._source.linger, now)
 
-    def _take(self, at_most: int = AT_MOST) -> list[_Order]:
-        taken: list[_Order] = []
-        count = 0
-        while self._orders and (not taken or count + len(self._orders[0].jobs) <= at_most):
-            taken.append(self._orders.pop(0))
-            count += len(taken[-1].jobs)
-        return taken
 
-    async def _send(self, orders: list[_Order]) -> None:
-        try:
-            ids = await self._store(
-                [job for order in orders for job in order.jobs], wake=any(order.wake for order in orders)
-            )
-        except Exception as error:
-            if is_bad_data(error) and len(orders) > 1:  # one bad order must not take the others with it
-                for order in orders:
-                    await self._send([order])
-                return
-            for order in orders:
-                if not order.ids.done():
-                    order.ids.set_exception(_unsure(error))
-            return
-        for order in orders:
-            mine, ids = ids[: len(order.jobs)], ids[len(order.jobs) :]
-            if not order.ids.done():
-                order.ids.set_result(mine)
+class _NotConnected(DatabaseUnavailable):
+    """No connection could be had, so nothing was sent."""
 
 
-    async def _store(self, jobs: Sequence[NewJob], *, wake: bool) -> list[int]:
-        session = self._session
-        if session is None or self._letting_go is not None or is_closed(session.connection):
-            session = await self._held()
-        try:
-            if len(jobs) == 1:
-                return [await insert_job(session, jobs[0], wake=wake)]
-            return await insert_jobs(session, jobs, wake=wake)
-        except Exception as error:
-            if is_transient(error):
-                await self._let_go()
-            raise
+def _fail(orders: Iterable[_Order], error: Exception) -> None:
+    for order in orders:
+        if not order.ids.done():
+            order.ids.set_exception(error)
 
 
-def _unsure(error: Exception) -> Exception:
-    """What to tell a caller: after a lost connection nobody knows whether the job was stored."""
-    if isinstance(error, DatabaseUnavailable) or not is_transient(error):
-        return error
-    failure = DatabaseUnavailable(
-        f"the connection was lost while the job was stored ({type(error).__name__}: {error}); "
-        "whether it was is not known, so look before you enqueue it again"
-    )
-    failure.__cause__ = error
-    return failure
+def _honest(error: Exception) -> Exception:
+    """What to tell a caller: whether the job was stored, where that is in doubt."""
+    words = f"{type(error).__name__}: {error}"
+    if isinstance(error, WrongConnection):
+        return DatabaseUnavailable(
+            f"the job was not stored, because this database cannot be written: {error}"
+        )
+    if isinstance(error, TimeoutError):
+        words = f"no answer within {ANSWER:g} s"
+    if is_lost(error):
+        return DatabaseUnavailable(
+            f"the connection was lost while the job was stored ({words}); "
+            "whether it was is not known, so look before you enqueue it again"
+        )
+    if is_transient(error):
+        return DatabaseUnavailable(f"the job was not stored ({words}); try again")
+    return error

@@ -11,10 +11,11 @@ from asyncjobs._enqueue.waiter import Waiter
 from asyncjobs._model.job import Job, Lane, NewJob
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
-from asyncjobs._store.foreign import join
-from asyncjobs._store.intake import insert_job, insert_jobs
+from asyncjobs._store.foreign import explained, join
+from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
+from asyncjobs.errors import WhichJobs
 
 
 class LocalRunner(Protocol):
@@ -35,30 +36,36 @@ class Enqueuer:
         self.payload_limit = payload_limit
         self.runner: LocalRunner | None = None
         self._source = source
-        self._coalescer = Coalescer(source, schema)
+        self._closing = False
+        self._coalescer = Coalescer(source, schema, self._stored)
         self._waiter = Waiter(source, schema, listen=listen)
 
     async def store(self, jobs: Sequence[NewJob], on: Any) -> list[int]:
         """Store *jobs*; their ids in the order given. On *on*, they commit or roll back with everything else there."""
         if not jobs:
             return []
-        lanes = [Lane(job.queue, job.kind) for job in jobs]
+        if self._closing:
+            raise WhichJobs(
+                f"{self!r} is being closed, and stores no more jobs; enqueue before the end of its block"
+            )
+        lanes = lanes_of(jobs)
         if on is None:
             ids = await self._coalescer.insert(jobs, wake=not self._serves(lanes))
             self._wake(lanes)
             return ids
         joined = await join(on)
         wake = not (joined.commits_itself and self._serves(lanes))
-        session = Session(joined.connection, self.schema)
-        if len(jobs) == 1:
-            ids = [await insert_job(session, jobs[0], wake=wake)]
-        else:
-            ids = await insert_jobs(session, jobs, wake=wake)
+        with explained(joined, "the job was stored"):
+            ids = await insert(Session(joined.connection, self.schema), jobs, wake=wake)
         if joined.commits_itself:
             self._wake(lanes)
-        elif joined.on_end is not None and self.runner is not None:
-            joined.on_end(lambda: self._wake(lanes))
+        elif joined.on_commit is not None and self.runner is not None:
+            joined.on_commit(lambda: self._wake(lanes))
         return ids
+
+    def _stored(self, jobs: Sequence[NewJob]) -> None:
+        """*jobs* were stored for somebody who has stopped waiting for it."""
+        self._wake(lanes_of(jobs))
 
     def _serves(self, lanes: Sequence[Lane]) -> bool:
         runner = self.runner
@@ -99,6 +106,18 @@ class Enqueuer:
         self._waiter.runner_hears = hears
 
     async def close_enqueuing(self) -> None:
-        """Store what was ordered, and close what was opened."""
-        await self._coalescer.close()
-        await self._waiter.close()
+        """Store what was ordered, and close what was opened. Meanwhile nothing more is taken."""
+        self._closing = True
+        try:
+            await self._coalescer.close()
+            await self._waiter.close()
+            await self._source.close()
+        finally:
+            self._closing = False
+
+
+def lanes_of(jobs: Sequence[NewJob]) -> list[Lane]:
+    """Where *jobs* will wait, each lane once."""
+    if len(jobs) == 1:
+        return [Lane(jobs[0].queue, jobs[0].kind)]
+    return list({Lane(job.queue, job.kind) for job in jobs})

@@ -56,7 +56,9 @@ class Waiter:
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
 
-    async def _wait(self, job_id: int, event: asyncio.Event, look: Callable[[], Awaitable[Job | None]]) -> Job:
+    async def _wait(
+        self, job_id: int, event: asyncio.Event, look: Callable[[], Awaitable[Job | None]]
+    ) -> Job:
         pause = POLL_FROM
         marked = False
         while True:

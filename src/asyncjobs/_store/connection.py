@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Protocol, SupportsIndex, overload
+
+import asyncpg
 
 
 class Record(Protocol):
@@ -32,7 +34,7 @@ class Connection(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Any]: ...
 
 
-class Row(tuple[Any, ...]):
+class Row(tuple[Any, ...]):  # noqa: SLOT001 -- a tuple has no room for slots
     """A row of another driver, with asyncpg's manners."""
 
     names: Sequence[str]
@@ -101,6 +103,18 @@ class SQLAlchemyConnection(_Foreign):
         names = tuple(result.keys())
         return [Row.of(names, values) for values in result]
 
+    def is_closed(self) -> bool:
+        """Whether the driver knows that nothing more can be sent."""
+        if self.connection.closed or self.connection.invalidated:
+            return True
+        driver = self.connection.sync_connection.connection.driver_connection
+        return bool(driver.is_closed() if self._numbered else driver.closed)
+
+    async def invalidate(self) -> None:
+        """Leave what is below to nobody."""
+        if not self.connection.closed and not self.connection.invalidated:
+            await self.connection.invalidate()
+
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """A savepoint where a transaction is open, else a transaction."""
         if self.connection.in_transaction():
@@ -119,10 +133,17 @@ class PsycopgConnection(_Foreign):
 
         async with psycopg.AsyncRawCursor(self.connection, row_factory=psycopg.rows.tuple_row) as cursor:
             await cursor.execute(query, args)
-            if cursor.description is None:
+            piped = cursor.pgresult is None  # inside `pipeline()` nothing has been answered until it is fetched
+            if not piped and cursor.description is None:
                 return []
-            names = tuple(column.name for column in cursor.description)
-            return [Row.of(names, values) for values in await cursor.fetchall()]
+            try:
+                rows = await cursor.fetchall()
+            except psycopg.ProgrammingError as error:
+                if not piped or error.sqlstate is not None:
+                    raise
+                return []  # the driver's own error: the statement gives no rows
+            names = tuple(column.name for column in cursor.description or ())
+            return [Row.of(names, values) for values in rows]
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:
         """A savepoint where a transaction is open, else a transaction."""
@@ -132,4 +153,17 @@ class PsycopgConnection(_Foreign):
 def is_closed(connection: Connection) -> bool:
     """Whether the driver knows that nothing more can be sent over *connection*."""
     closed = getattr(connection, "is_closed", None)
-    return closed is not None and bool(closed())
+    try:
+        return closed is not None and bool(closed())
+    except asyncpg.InterfaceError:  # the pool took it back: the server closed it
+        return True
+
+
+async def abandon(connection: Connection) -> None:
+    """Close *connection* without a word to the server, which may not be there to hear it; its pool opens another."""
+    terminate = getattr(connection, "terminate", None)
+    if terminate is not None:
+        with suppress(asyncpg.InterfaceError):
+            terminate()
+    elif isinstance(connection, SQLAlchemyConnection):
+        await connection.invalidate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import asyncpg
 
 # Class 08: connection; 57P: the server stops or starts; 53: out of resources (connections, disk, memory);
@@ -12,22 +14,52 @@ _NO_SCHEMA = ("42P01", "3F000", "42883", "42703")
 
 def sqlstate(error: BaseException | None) -> str | None:
     """The SQLSTATE behind *error*: asyncpg's, psycopg's, or the one SQLAlchemy wrapped."""
+    for each in _behind(error):
+        found = getattr(each, "sqlstate", None) or getattr(each, "pgcode", None)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """*error*, and what the driver raised where SQLAlchemy or we wrapped it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        found = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        if isinstance(found, str):
-            return found
+        yield error
         error = getattr(error, "orig", None) or error.__cause__
-    return None
 
 
 def is_transient(error: BaseException) -> bool:
     """The server or the way to it failed, not the statement: trying again later is right."""
     state = sqlstate(error)
+    return state.startswith(_TRANSIENT) if state is not None else is_lost(error)
+
+
+def is_lost(error: BaseException) -> bool:
+    """The connection broke or never came: whether a statement sent over it was done is not known."""
+    state = sqlstate(error)
     if state is not None:
-        return state.startswith(_TRANSIENT)
-    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError))
+        return state.startswith(("08", "57P"))
+    return any(map(_is_of_the_way, _behind(error)))
+
+
+def _is_of_the_way(error: BaseException) -> bool:
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, ValueError)  # those are values asyncpg itself refuses
+    # psycopg and SQLAlchemy are recognised by name, for who has not imported them cannot raise these.
+    library = type(error).__module__.partition(".")[0]
+    return (
+        isinstance(error, OSError)
+        or (library == "psycopg" and any(base.__name__ == "OperationalError" for base in type(error).__mro__))
+        or (library == "sqlalchemy" and type(error).__name__ == "TimeoutError")
+    )
+
+
+def is_rolled_back(error: BaseException) -> bool:
+    """Postgres undid the transaction in favour of another: nothing was done, and the next try may succeed."""
+    state = sqlstate(error)
+    return state is not None and state.startswith("40") and state != "40003"  # there completion is unknown
 
 
 def is_missing_schema(error: BaseException) -> bool:

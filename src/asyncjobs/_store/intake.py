@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 import orjson
@@ -10,7 +11,18 @@ import orjson
 from asyncjobs._model.job import NewJob
 from asyncjobs._store.faults import is_failed_transaction, is_missing_schema, sqlstate
 from asyncjobs._store.session import Session
-from asyncjobs.errors import SchemaMissing, WrongConnection
+from asyncjobs.errors import InvalidInput, SchemaMissing, WrongConnection
+
+MOST_JSON = 250_000_000  #: bytes in one statement; Postgres reads no jsonb array much longer
+
+
+async def insert(session: Session, jobs: Sequence[NewJob], *, wake: bool = True) -> list[int]:
+    """Store *jobs* by the cheapest statement that means the same on every driver, whatever codecs its owner set."""
+    if len(jobs) == 1:
+        (job,) = jobs
+        if job.delay is None and job.scheduled_at is None and not job.tags:  # else not only text and small numbers
+            return [await insert_job(session, job, wake=wake)]
+    return await insert_jobs(session, jobs, wake=wake)
 
 
 async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int:
@@ -45,6 +57,11 @@ async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int
 async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = True) -> list[int]:
     """Store *jobs* in one statement; their ids in the order given. The rest as `insert_job`."""
     text = orjson.dumps([_as_json(job) for job in jobs]).decode()
+    if len(text) > MOST_JSON:
+        raise InvalidInput(
+            f"{len(jobs):,} jobs of {len(text):,} bytes are too much for one statement, which takes {MOST_JSON:,}; "
+            "enqueue them in smaller parts of the same transaction"
+        )
     try:
         rows = await session.fetch("insert_jobs", text, wake)
     except Exception as error:
@@ -78,7 +95,7 @@ def _as_json(job: NewJob) -> dict[str, Any]:
     if job.delay:
         stored["delay"] = job.delay
     if job.scheduled_at is not None:
-        stored["scheduled_at"] = job.scheduled_at.isoformat()
+        stored["scheduled_at"] = job.scheduled_at.astimezone(UTC).isoformat()  # Postgres reads no odd offsets
     if job.tags:
         stored["tags"] = list(job.tags)
     if job.meta is not None:

@@ -6,18 +6,25 @@ Statements of short life borrow a connection (`connection()`); what a runner hol
 
 from __future__ import annotations
 
+import asyncio
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlencode
 
+import anyio
 import asyncpg
 
 from asyncjobs._store.connection import Connection, SQLAlchemyConnection
-from asyncjobs._store.faults import is_transient
+from asyncjobs._store.faults import is_transient, sqlstate
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to wait for a connection: a dead network must not hang a request for asyncpg's whole minute."""
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds to wait for borrowed connections to come back, before they are closed under those who hold them."""
 
 Connect = Callable[[], Awaitable[Any]]
 """Opens an asyncpg connection; called for each, so passwords may rotate."""
@@ -51,7 +58,7 @@ class DsnSource:
         self._pool: Any = None
 
     def __repr__(self) -> str:
-        return f"at {_shown(self._dsn).partition('?')[0]}"  # what follows may hold a password too
+        return f"on {_shown(self._dsn)}"
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -63,13 +70,23 @@ class DsnSource:
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await pool.close()
+        except TimeoutError:  # somebody has not given a connection back, or the network is gone
+            pool.terminate()
 
     async def _open(self) -> Any:
         if self._pool is None:
-            more = {} if self._connect is None else {"connect": lambda *_, **__: self._connect()}  # type: ignore[misc]
-            self._pool = asyncpg.create_pool(self._dsn, min_size=0, max_size=self._size, timeout=CONNECT_TIMEOUT, **more)
+            more: dict[str, Any] = {}
+            if self._connect is not None:
+                connect = self._connect
+                more["connect"] = lambda *_, **__: connect()
+            self._pool = asyncpg.create_pool(
+                self._dsn, min_size=0, max_size=self._size, timeout=CONNECT_TIMEOUT, **more
+            )
         if not self._pool._initialized:
             with unavailable():
                 await self._pool
@@ -82,21 +99,28 @@ class PoolSource:
     linger = 0.02
 
     def __init__(self, pool: Any, connect: Connect | None = None) -> None:
-        self._pool = pool
+        if not isinstance(pool, asyncpg.Pool):
+            raise InvalidOption(
+                f"pool= got {type(pool).__qualname__}; it takes an asyncpg pool, of `await asyncpg.create_pool(…)`"
+            )
+        self._pool: Any = pool
         self._connect = connect
 
     def __repr__(self) -> str:
-        return "on an asyncpg pool"
+        return "on a pool"
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         return _borrow(self._pool)
 
     async def connect(self) -> Any:
-        # asyncpg keeps what a pool connects with to itself; `connect=` is the way around when it changes.
-        args, given = self._pool._connect_args, dict(self._pool._connect_kwargs)
-        given.pop("connection_class", None)
-        given.pop("record_class", None)
-        return await connect_with(self._connect or (lambda: open_connection(*args, **given)))
+        return await connect_with(self._connect or self._open_like_the_pool)
+
+    async def _open_like_the_pool(self) -> Any:
+        # asyncpg keeps what a pool connects with to itself; `connect=` is the way around should that change. Codecs and
+        # settings of its `init=` are the application's, and are not wanted here.
+        pool = self._pool
+        given = {**pool._connect_kwargs, "timeout": _in_good_time(pool._connect_kwargs.get("timeout"))}
+        return await pool._connect(*pool._connect_args, **given)
 
     async def close(self) -> None:
         pass
@@ -108,29 +132,103 @@ class EngineSource:
     linger = 0.02
 
     def __init__(self, engine: Any, connect: Connect | None = None) -> None:
-        if engine.dialect.name != "postgresql":
-            raise InvalidOption(f"engine= is for {engine.dialect.name}; asyncjobs needs PostgreSQL")
+        dialect = getattr(engine, "dialect", None)
+        if not hasattr(engine, "sync_engine") or dialect is None:
+            raise InvalidOption(
+                f"engine= got {type(engine).__qualname__}; it takes an AsyncEngine, of `create_async_engine(…)`"
+            )
+        if dialect.name != "postgresql" or dialect.driver not in ("asyncpg", "psycopg", "psycopg_async"):
+            raise InvalidOption(
+                f"engine= is for {dialect.name}+{dialect.driver}; asyncjobs needs postgresql+asyncpg or postgresql+psycopg"
+            )
         self._engine = engine
         self._connect = connect
 
     def __repr__(self) -> str:
-        return f"on an engine for {self._engine.url.host}/{self._engine.url.database}"
+        return f"on {self._engine.url!r}"
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         with unavailable():
-            connection = await self._engine.connect()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    connection = await self._check_out()
+            except TimeoutError as error:
+                raise DatabaseUnavailable(
+                    f"the engine gave no connection within {CONNECT_TIMEOUT:g} s ({self._engine.pool.status()}); "
+                    "is Postgres running, and is the pool large enough?"
+                ) from error
         try:
             yield _Engaged(connection)
         finally:
-            await connection.close()
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+
+    async def _check_out(self) -> Any:
+        connection = await self._engine.connect()
+        try:
+            pooled = connection.sync_connection.connection
+            if _is_stale(pooled.driver_connection):
+                await connection.invalidate()
+                await connection.close()
+                connection = await self._engine.connect()
+                pooled = connection.sync_connection.connection
+            if pooled.dbapi_connection.autocommit:
+                # Of an engine in AUTOCOMMIT a transaction would be none. The pool puts it back.
+                await connection.execution_options(isolation_level="READ COMMITTED")
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+            raise
+        return connection
 
     async def connect(self) -> Any:
-        url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return await connect_with(self._connect or (lambda: open_connection(dsn=url)))
+        return await connect_with(self._connect or self._open_like_the_engine)
+
+    async def _open_like_the_engine(self) -> Any:
+        """Through a pool of our own with the engine's arguments and events, whatever they are: requests need theirs."""
+        from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415 -- whoever passes an engine has it
+
+        pool = self._engine.sync_engine.pool.recreate()
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            pooled = await greenlet_spawn(pool.connect)
+            driver: Any = pooled.driver_connection
+            pooled.detach()
+            if isinstance(driver, asyncpg.Connection):
+                return driver
+            # psycopg: what it was told to connect with, for a driver that can listen.
+            given = _as_for_asyncpg(driver.info)
+            await driver.close()
+        return await open_connection(**given)
 
     async def close(self) -> None:
         pass
+
+
+def _as_for_asyncpg(info: Any) -> dict[str, Any]:
+    parameters = info.get_parameters()
+    ssl = {name: parameters[name] for name in _SSL if name in parameters}
+    settings = {name: parameters[name] for name in ("application_name", "options") if parameters.get(name)}
+    return {
+        "dsn": "postgresql:///?" + urlencode(ssl),
+        "host": info.host or None,
+        "port": info.port,
+        "user": info.user,
+        "password": info.password or None,
+        "database": info.dbname,
+        "server_settings": settings,
+    }
+
+
+_SSL = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "ssl_min_protocol_version")
+
+
+def _is_stale(driver: Any) -> bool:
+    """Whether the server closed *driver* while the pool had it. SQLAlchemy does not look, unless told to ping."""
+    if isinstance(driver, asyncpg.Connection):
+        return driver.is_closed()
+    # psycopg learns of it at the next statement. Nobody has asked anything: what there is to read is the end, or a notice.
+    return bool(driver.closed or select.select([driver.fileno()], [], [], 0)[0])
 
 
 class _Engaged(SQLAlchemyConnection):
@@ -145,8 +243,12 @@ class _Engaged(SQLAlchemyConnection):
 
 async def open_connection(*args: Any, **given: Any) -> Any:
     """An asyncpg connection, or an error in good time."""
-    given["timeout"] = min(given.get("timeout") or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
+    given["timeout"] = _in_good_time(given.get("timeout"))
     return await asyncpg.connect(*args, **given)
+
+
+def _in_good_time(timeout: float | None) -> float:
+    return min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
 
 
 async def connect_with(connect: Connect) -> Any:
@@ -156,26 +258,49 @@ async def connect_with(connect: Connect) -> Any:
 
 
 def plain_dsn(dsn: str) -> str:
-    """*dsn* as asyncpg takes it: SQLAlchemy's driver name is taken off."""
+    """*dsn* as asyncpg takes it: SQLAlchemy's name of a driver, and what only that driver knows, is taken off."""
+    if not isinstance(dsn, str):
+        raise InvalidOption(
+            f"the DSN is {type(dsn).__qualname__}, not text; pass engine= for an engine, pool= for a pool"
+        )
     scheme, separator, rest = dsn.partition("://")
-    name, _, _ = scheme.partition("+")
+    name, _, driver = scheme.partition("+")
     if not separator or name not in ("postgres", "postgresql"):
         raise InvalidOption(
             f"{_shown(dsn)!r} is not the address of a Postgres database; write postgresql://user:password@host:5432/database"
         )
+    if driver:
+        rest, mark, query = rest.partition("?")
+        kept = [
+            ("sslmode" if word == "ssl" else word, value)
+            for word, value in parse_qsl(query)
+            if word not in _SQLALCHEMYS
+        ]
+        rest += mark + urlencode(kept)
     return f"{name}://{rest}"
+
+
+_SQLALCHEMYS = ("async_fallback", "prepared_statement_cache_size", "prepared_statement_name_func")
 
 
 def _shown(dsn: object) -> str:
     """A DSN without its password."""
-    text = str(dsn)
+    text = str(dsn).partition("?")[0]
     return text if "@" not in text else "…@" + text.rpartition("@")[2]
 
 
 @asynccontextmanager
 async def _borrow(pool: Any) -> AsyncIterator[Connection]:
     with unavailable():
-        connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
+        try:
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
+        except TimeoutError as error:
+            if pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0:
+                raise DatabaseUnavailable(
+                    f"all {pool.get_max_size()} connections of the pool were in use for {CONNECT_TIMEOUT:g} s; "
+                    "pass on= where you hold one, or make the pool larger"
+                ) from error
+            raise
     try:
         yield connection
     finally:
@@ -189,11 +314,17 @@ class unavailable:  # noqa: N801 -- reads as a word: `with unavailable():`
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError):
-            raise DatabaseUnavailable(f"Postgres refuses the connection: {error}; check the DSN given to Jobs") from error
+        if error is None or isinstance(error, DatabaseUnavailable):
+            return
+        if (sqlstate(error) or "").startswith(
+            ("28", "3D000")
+        ):  # who may come in, and the name of the database
+            raise DatabaseUnavailable(
+                f"Postgres refuses the connection: {error}; check the DSN given to Jobs"
+            ) from error
         if isinstance(error, asyncpg.ClientConfigurationError):
             raise InvalidOption(f"the DSN cannot be used: {error}") from error
-        if isinstance(error, Exception) and (is_transient(error) or is_transient(getattr(error, "orig", None) or error)):
+        if isinstance(error, Exception) and is_transient(error):
             raise DatabaseUnavailable(
                 f"Postgres cannot be reached ({type(error).__name__}: {error}); is it running, and is the DSN right?"
             ) from error
