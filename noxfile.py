@@ -122,7 +122,7 @@ def compat(session: nox.Session, postgres: str) -> None:
 def faults(session: nox.Session) -> None:
     """Break connections, processes and servers, and see what is left."""
     install(session, "tests")
-    run(session, "python", "-m", "pytest", "tests/faults", *session.posargs)
+    run(session, "python", "-m", "pytest", "-m", "faults", *session.posargs)
 
 
 @nox.session

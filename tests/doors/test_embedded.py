@@ -144,7 +144,7 @@ def processes_of(folder):
 
 
 def no_process_of(folder):
-    left = [(process.pid, process.cmdline()) for process in processes_of(folder)]
+    left = processes_of(folder)  # not what they run: one may end while it is asked
     assert not left
     return True
 
@@ -360,6 +360,7 @@ def test_root_keeps_data_where_the_servers_user_can_enter():
     assert default_dir(18) == Path("/var/lib/asyncjobs/pg18")
 
 
+@pytest.mark.faults
 async def test_another_user_keeps_data_in_his_data_folder(folder, users):
     """Without root there is no other user, no copy: the server runs as us, in the platform's data folder."""
     need_nobody()
@@ -382,6 +383,7 @@ async def test_an_ephemeral_server_of_another_user_leaves_nothing(folder, users)
         eventually(lambda home=user.home: no_process_of(home) and not home.exists())
 
 
+@pytest.mark.faults
 async def test_a_user_and_root_share_his_server(folder, users):
     """Root may use a user's server; the folder stays the user's, so that he can come back."""
     need_nobody()
@@ -396,6 +398,7 @@ async def test_a_user_and_root_share_his_server(folder, users):
     user.leave()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "name", ["with space", 'quo"te, comma', "dollar $HOME `x`", "x" * 150], ids=lambda n: n[:12]
 )
@@ -496,6 +499,7 @@ def test_a_folder_others_may_write_to_is_refused(home):
         embedded_in(home).start()
 
 
+@pytest.mark.faults
 async def test_kept_data_are_not_deleted_by_mistake(home):
     """keep=False on a folder of data that stay is refused, and so is the reverse."""
     with embedded_in(home).running(), pytest.raises(EmbeddedUnavailable, match="holds data that is kept"):
@@ -506,6 +510,7 @@ async def test_kept_data_are_not_deleted_by_mistake(home):
         assert await ask(dsn) == 1
 
 
+@pytest.mark.faults
 async def test_ephemeral_data_are_not_kept_by_mistake(home):
     """Who wants to keep data in a folder that will be deleted is told so."""
     with embedded_in(home, keep=False).running() as dsn:
@@ -514,6 +519,7 @@ async def test_ephemeral_data_are_not_kept_by_mistake(home):
         assert await ask(dsn) == 1
 
 
+@pytest.mark.faults
 def test_data_of_another_major_are_not_touched(home):
     """The error names both majors and what to do."""
     with embedded_in(home, major=16).running():
@@ -522,6 +528,7 @@ def test_data_of_another_major_are_not_touched(home):
         embedded_in(home, major=18).start()
 
 
+@pytest.mark.faults
 def test_a_folder_deleted_by_hand_is_left_all_the_same(home):
     """`stop` after `rm -r` of the folder does not fail, and the object can start anew."""
     embedded = embedded_in(home)
@@ -535,6 +542,7 @@ def test_a_folder_deleted_by_hand_is_left_all_the_same(home):
     embedded.stop()
 
 
+@pytest.mark.faults
 async def test_a_link_to_a_folder_is_followed(folder, home):
     """Also one whose target does not exist yet."""
     (folder / "link").symlink_to(home)
@@ -570,6 +578,7 @@ async def test_two_objects_of_one_process_are_two_users(home):
     assert servers_of(home) == []
 
 
+@pytest.mark.faults
 async def test_the_last_user_stops_it_though_another_was_killed(home, users):
     """A killed user does not count, and takes nothing from the others."""
     killed = users(home)
@@ -591,6 +600,7 @@ async def test_a_server_ends_with_its_only_user_however_he_goes(home, users):
         assert await ask(dsn, "select count(*) from kept") == 0
 
 
+@pytest.mark.faults
 async def test_ctrl_c_does_not_reach_the_server(home, users):
     """A terminal signals its whole group; the server is in none of its users'."""
     user = users(home, start_new_session=True)
@@ -601,6 +611,7 @@ async def test_ctrl_c_does_not_reach_the_server(home, users):
         assert await ask(dsn) == 1
 
 
+@pytest.mark.faults
 async def test_coming_and_going_all_the_time(home, users):
     """Whoever has come finds the server running, whoever else is leaving: four processes, again and again."""
     program = """
@@ -639,6 +650,7 @@ FACTS = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("fact", [fact for fact in FACTS if fact != "its folder is there"])
 def test_an_ephemeral_server_leaves_nothing_whenever_its_owner_is_killed(home, users, fact):
     """SIGKILL at any moment: no process, no folder. (Before the watcher runs, an empty folder may stay.)"""
@@ -648,6 +660,7 @@ def test_an_ephemeral_server_leaves_nothing_whenever_its_owner_is_killed(home, u
     eventually(lambda: no_process_of(home) and not list(home.parent.iterdir()))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("fact", FACTS)
 async def test_who_comes_after_a_killed_start_has_a_server(home, users, fact):
     """What a killed start left half-made is made anew; what it left running is used or waited for."""
@@ -692,6 +705,7 @@ async def test_a_killed_server_is_stopped_too(home):
     assert not [each for each in processes_of(home) if each.name() == "postgres"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("then", ["start", "stop"])
 async def test_a_busy_child_of_a_killed_server_is_ended(home, then):
     """It would not notice, and Postgres must not start a second time on its data."""
@@ -713,6 +727,7 @@ async def test_a_busy_child_of_a_killed_server_is_ended(home, then):
     assert not home.exists()
 
 
+@pytest.mark.faults
 async def test_a_server_that_does_not_obey_is_told_harsher(home, monkeypatch):
     """A stopped process hears nothing but SIGKILL; nothing committed is lost by it."""
     monkeypatch.setattr(watch, "HARSHER_AFTER", 0.5)
@@ -725,6 +740,7 @@ async def test_a_server_that_does_not_obey_is_told_harsher(home, monkeypatch):
         assert await ask(dsn, "select count(*) from kept") == 0
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "left",
     ["{pid}", "{pid}\n{data}\n1\n", "", "nonsense\n", "{pid}\n{data}\n1\n5432\n{home}\n\n1 1\nready   \n"],
@@ -746,6 +762,7 @@ async def test_a_pid_that_belongs_to_somebody_else_now(home, left):
         stranger.wait()
 
 
+@pytest.mark.faults
 async def test_a_killed_watcher_is_replaced(home, users):
     """Who comes next sees to a new one."""
     user = users(home)
