@@ -143,6 +143,14 @@ def processes_of(folder):
     return found
 
 
+def command_of(process):
+    """What it was started as; nothing when it has ended since it was listed."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def no_process_of(folder):
     left = processes_of(folder)  # not what they run: one may end while it is asked
     assert not left
@@ -151,12 +159,12 @@ def no_process_of(folder):
 
 def servers_of(home):
     """The pids of the living postmasters of *home*; a child it just forked still bears its command line."""
-    found = [each for each in processes_of(home) if "-D" in each.cmdline() and each.name() == "postgres"]
+    found = [each for each in processes_of(home) if "-D" in command_of(each) and each.name() == "postgres"]
     return [each.pid for each in found if each.ppid() not in {other.pid for other in found}]
 
 
 def watchers_of(home):
-    return [each for each in processes_of(home) if watch.__file__ in each.cmdline()]
+    return [each for each in processes_of(home) if watch.__file__ in command_of(each)]
 
 
 async def ask(dsn, sql="select 1", *args):
