@@ -90,7 +90,7 @@ class Attempt:
         """Run the job once. None when it completed itself in a transaction of its own. Raises whatever the job raises."""
         definition = registry.find(self.job.kind)
         self.options = definition.options_of(self.job.method)
-        wanted = definition.dependencies()
+        wanted = definition.dependencies(self.job.method)
         if wanted:
             async with supplied(self.provide, wanted) as supply:
                 return await self._call(definition.bind(self.job.method, self.job.args, self.codec, supply))
@@ -176,7 +176,7 @@ class Attempt:
         if isinstance(error, Snooze):
             return Returned(job, LiveState.SCHEDULED, delay=error.delay, unburnt=True)
         if self.interrupted and self.stopped_for[:1] == ("shutdown",):
-            if not isinstance(error, asyncio.CancelledError):
+            if not isinstance(error, asyncio.CancelledError | GeneratorExit):
                 _log(logging.WARNING, error, "job %s (%s) raised when it was stopped, and is given back", job.id, job.kind)
             return Returned(job, LiveState.READY, unburnt=True)
         if isinstance(error, asyncio.CancelledError):

@@ -50,7 +50,8 @@ def _is_of_the_way(error: BaseException) -> bool:
     # psycopg and SQLAlchemy are recognised by name, for who has not imported them cannot raise these.
     library = type(error).__module__.partition(".")[0]
     return (
-        isinstance(error, OSError)
+        # The last: a statement between a terminated backend's last word and the end of its connection.
+        isinstance(error, OSError | asyncpg.InternalClientError)
         or (library == "psycopg" and any(base.__name__ == "OperationalError" for base in type(error).__mro__))
         or (library == "sqlalchemy" and type(error).__name__ == "TimeoutError")
     )
