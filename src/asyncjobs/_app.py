@@ -6,24 +6,23 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import anyio
 import attrs
 
 from asyncjobs._asgi import ASGIApp, Lifespan, StatefulLifespan, Wrapped, around
 from asyncjobs._define import registry
-from asyncjobs._define.enqueueing import Prepared, call_options, codec_of, enqueue_many
+from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
 from asyncjobs._engine.slots import Pool, make_pools
 from asyncjobs._engine.supply import missing
 from asyncjobs._enqueue import ambient
 from asyncjobs._enqueue.enqueuer import Enqueuer
-from asyncjobs._enqueue.options import LaterOptions
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import Job
-from asyncjobs._model.options import check_name
+from asyncjobs._model.options import check_name, check_words
 from asyncjobs._model.states import JobState
 from asyncjobs._runner.runner import Runner, Settings
 from asyncjobs._runner.supervisor import Supervisor
@@ -88,11 +87,11 @@ class Jobs(Enqueuer):
 
     # Opening and running.
 
-    async def __aenter__(self) -> Jobs:
+    async def __aenter__(self) -> Self:
         """Enqueue, and run nothing."""
         opening = self._open()
-        self._bindings.append(opening)
         await opening.__aenter__()
+        self._bindings.append(opening)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -126,6 +125,7 @@ class Jobs(Enqueuer):
     async def _open(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         if self._opened is not None:
+            self._check_process()
             raise MisusedJobs(
                 f"{self!r} is open already{'' if self._opened[0] is loop else ' on another event loop'}; "
                 "open it once, in the application's lifespan, and share it"
@@ -184,11 +184,16 @@ class Jobs(Enqueuer):
     def _check_open(self) -> None:
         if self._opened is None:
             raise WhichJobs(f"{self!r} is not open; enter `async with jobs:` or its lifespan first")
-        loop, pid = self._opened
-        if pid != os.getpid():
-            raise MisusedJobs("this process was forked from one that had the Jobs open; open it after the fork")
-        if loop is not asyncio.get_running_loop():
+        self._check_process()
+        if self._opened[0] is not asyncio.get_running_loop():
             raise MisusedJobs(f"{self!r} is open on another event loop; enqueue on that one")
+
+    def _check_process(self) -> None:
+        if self._opened is not None and self._opened[1] != os.getpid():
+            raise MisusedJobs(
+                f"this process was forked from one that had {self!r} open, and cannot use its connections; "
+                "open it after the fork, in each process"
+            )
 
     # In the web application.
 
@@ -222,8 +227,11 @@ class Jobs(Enqueuer):
     async def enqueue_many(
         self, prepared: Iterable[Prepared[R]], **options: Unpack[_Where]
     ) -> list[Handle[R]]:
-        """Enqueue many calls in one statement, all or none: `[send.prepare(1), export.prepare("call"), …]`."""
-        call_options(options, "enqueue_many")
+        """Enqueue many calls in one statement, all or none: `[send.prepare(1), export.prepare("call"), …]`.
+
+        What is said of one job is said where it is prepared; here, *on* which connection they are stored.
+        """
+        check_words(options, frozenset(_Where.__annotations__), "enqueue_many")
         return await enqueue_many(prepared, self, options.get("on"))
 
     async def get_job(self, job_id: int) -> Job | None:
@@ -301,8 +309,10 @@ class Jobs(Enqueuer):
         return migration_sql(self.schema)
 
 
-class _Where(LaterOptions, total=False):
+class _Where(TypedDict, total=False):
     """Where many jobs are stored."""
+
+    on: Any
 
 
 class _On:
