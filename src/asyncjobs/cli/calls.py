@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, Protocol
 
@@ -99,7 +99,7 @@ def _kinds_like(name: str) -> str:
 
 def _the_method(service: Service) -> str:
     """`call`, or the only method there is."""
-    methods = [method.name for method in service._known_methods()]
+    methods = _methods(service)
     if "call" in methods:
         return "call"
     if len(methods) == 1:
@@ -111,6 +111,15 @@ def _the_method(service: Service) -> str:
         else f"{owner} has no method a job could call",
         Exit.USAGE,
     )
+
+
+def _methods(service: Service) -> list[str]:
+    """The methods `later` takes."""
+    methods = []
+    for name, _ in inspect.getmembers_static(service.cls):
+        with suppress(InvalidDefinition):
+            methods.append(service._method(name).name)
+    return methods
 
 
 class FunctionCall:
@@ -216,8 +225,7 @@ def _ready(
     function: Callable[..., Any], signature: Signature, inputs: Mapping[str, Any], supply: Supply, what: str
 ) -> Callable[[], Any]:
     _check_complete(signature, inputs, what)
-    bound = signature.arguments(inputs, supply, what)
-    return functools.partial(function, *bound.args, **bound.kwargs)
+    return signature.ready(function, dict(inputs), supply, what)
 
 
 def _arguments(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, NewType, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NewType, NoReturn, get_args, get_origin
 
 import click
-import orjson
 
 from asyncjobs._define.codec import _name, _where
 from asyncjobs._define.storable import storable
@@ -48,8 +48,10 @@ def _read(name: str, text: str, declared: Any) -> Any:
     """Text stays text where text is declared; else it is JSON, and where that does not fit, text: a date, a UUID, a word."""
     tries: list[Any] = [text]
     if not _is_text(declared):
-        with suppress(orjson.JSONDecodeError):
-            tries.insert(0, orjson.loads(text))
+        with suppress(ValueError):
+            tries.insert(
+                0, json.loads(text, parse_constant=_no_constant)
+            )  # not orjson: it rounds large integers
     field = storable(declared)
     errors: list[Exception] = []
     for value in tries:
@@ -62,6 +64,10 @@ def _read(name: str, text: str, declared: Any) -> Any:
     raise click.UsageError(
         f"{name}={_short(text)} does not fit {_name(declared)}{f' at {place}' if place else ''}: {why}"
     )
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
 
 
 def _is_text(declared: Any) -> bool:
