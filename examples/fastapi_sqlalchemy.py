@@ -15,7 +15,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from asyncjobs import Jobs, Later, current_job
+from asyncjobs import Jobs, JobState, Later, current_job
 
 engine = create_async_engine(os.environ["ASYNCJOBS_DSN"].replace("postgresql://", "postgresql+asyncpg://", 1))
 sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -72,6 +72,6 @@ async def show_report(title: str, session: Tx):
     report = await session.get(Report, title)
     if report is None:
         raise HTTPException(404)
-    state = await jobs.handle(report.job).status()
+    state = JobState.COMPLETED if report.text else await jobs.handle(report.job).status()
     again = "" if state.is_final else '<meta http-equiv="refresh" content="1">'
     return f"{again}<h1>{title}</h1><p>{state}</p><p>{report.text or ''}</p>"
