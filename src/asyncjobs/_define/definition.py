@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 import attrs
@@ -14,12 +15,13 @@ from asyncjobs._define.codec import Codec
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue
 from asyncjobs._define.handle import Handle
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
-from asyncjobs._define.signature import FunctionSignature, parameters
+from asyncjobs._define.signature import FunctionSignature
 from asyncjobs._enqueue.options import LaterOptions
 from asyncjobs._model.options import DEFAULTS, DefinitionOptions
 from asyncjobs.errors import InvalidDefinition
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")  #: the parameters of a method, without `self`
 S = TypeVar("S")
 T = TypeVar("T")  #: what calling the function gives: a coroutine, or the result
 R = TypeVar("R")  #: the result
@@ -80,8 +82,8 @@ class Definition(Generic[P, T, R]):
     def __get__(self, instance: None, owner: type) -> Definition[P, T, R]: ...
     @overload
     def __get__(
-        self: Definition[Concatenate[S, P], T, R], instance: S, owner: type | None = None
-    ) -> BoundJob[P, T, R]: ...
+        self: Definition[Concatenate[S, Q], T, R], instance: S, owner: type | None = None
+    ) -> BoundJob[Q, T, R]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else BoundJob(self, instance)
 
@@ -146,6 +148,7 @@ class BoundJob(Generic[P, T, R]):
     """A `@job` method of one object; for the rest it is as a bound method is."""
 
     __slots__ = ("__self__", "_definition")
+    __doc__ = property(lambda self: self._definition.__doc__)
 
     def __init__(self, definition: Definition[Any, T, R], instance: Any) -> None:
         self.__self__ = instance
@@ -191,12 +194,12 @@ class BoundJob(Generic[P, T, R]):
         return self._definition.function
 
     @property
-    def __name__(self) -> str:
-        return self._definition.name
+    def __wrapped__(self) -> MethodType:
+        return MethodType(self._definition.function, self.__self__)
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.Signature(parameters(self._definition.function, is_method=True))
+    def __name__(self) -> str:
+        return self._definition.name
 
     if not TYPE_CHECKING:  # a checker shall find the typo in `mailer.welcome.latr`
 

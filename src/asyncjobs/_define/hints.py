@@ -19,13 +19,10 @@ def hints_of(thing: Any, home: str, given: Given | None = None) -> dict[str, Any
     try:
         hints = get_type_hints(thing, include_extras=True)
     except NameError as error:
-        try:  # a class defined inside a function does not see itself
-            hints = get_type_hints(thing, None, {thing.__name__: thing}, include_extras=True)
-        except NameError:
-            raise InvalidDefinition(
-                f"an annotation of {home} cannot be resolved: {error}; define or import that name at the top of its module, "
-                "not inside a function and not under `if TYPE_CHECKING`"
-            ) from error
+        raise InvalidDefinition(
+            f"an annotation of {home} cannot be resolved: {error}; define or import that name at the top of its module, "
+            "not inside a function and not under `if TYPE_CHECKING`"
+        ) from error
     except Exception as error:
         raise InvalidDefinition(f"an annotation of {home} cannot be read: {error}") from error
     return {name: concrete(hint, given or {}) for name, hint in hints.items()}

@@ -17,7 +17,13 @@ from asyncjobs._define.enqueueing import Prepared, call_options, defined_options
 from asyncjobs._define.faithful import difference, shorten
 from asyncjobs._define.handle import Handle
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
-from asyncjobs._define.signature import ClassSignature, FunctionSignature, method_signature, parameters
+from asyncjobs._define.signature import (
+    ClassSignature,
+    FunctionSignature,
+    Signature,
+    method_signature,
+    parameters,
+)
 from asyncjobs._define.twins import point_super_at
 from asyncjobs._enqueue.options import LaterOptions
 from asyncjobs._model.options import DEFAULTS, DefinitionOptions
@@ -243,9 +249,11 @@ class Service:
 
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         if method not in self._dependencies:
-            methods = self._known_methods() if method is None else [self._method(method)]
-            of_methods = (wanted for each in methods for wanted in each.signature.supplied.values())
-            self._dependencies[method] = frozenset((*self._signature.supplied.values(), *of_methods))
+            signatures = (
+                self._known() if method is None else [self._signature, self._method(method).signature]
+            )
+            wanted = (wanted for each in signatures for wanted in each.supplied.values())
+            self._dependencies[method] = frozenset(wanted)
         return self._dependencies[method]
 
     def result_type(self, method: str | None) -> Any:
@@ -345,16 +353,23 @@ class Service:
         near = get_close_matches(name, methods, 1)
         return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(methods) or 'none'}"
 
-    def _known_methods(self) -> list[_Method]:
-        """The methods that may be jobs. Only of those decorated with `@job` is it sure that they shall be."""
-        known = []
+    def _known(self) -> list[Signature]:
+        """What may be called, as far as it can be known: a class may be there to be derived from, a method to be called now.
+
+        Only of methods decorated with `@job` is it sure that they shall be jobs.
+        """
+        known: list[Signature] = [self._signature]
+        try:
+            known[0].supplied  # noqa: B018 -- resolves its annotations
+        except InvalidDefinition:
+            return []
         for name, value in self._public_methods().items():
             try:
                 method = self._method(name)
-                method.signature.supplied  # noqa: B018 -- resolves its annotations
+                method.signature.supplied  # noqa: B018
             except InvalidDefinition:
                 if isinstance(value, Definition):
                     raise
             else:
-                known.append(method)
+                known.append(method.signature)
         return known

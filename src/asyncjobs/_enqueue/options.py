@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._model.backoff import backoff_to_json
 from asyncjobs._model.durations import Duration, moment, seconds
 from asyncjobs._model.options import JOB_WORDS, JobOptions, check_values, check_words
 from asyncjobs.errors import InvalidOption
@@ -28,6 +29,8 @@ def check_later_options(given: Mapping[str, Any], where: str) -> None:
     """Refuse what makes no sense, in the caller."""
     check_words(given, LATER_WORDS, where)
     check_values(given)
+    if "backoff" in given:
+        backoff_to_json(given["backoff"])
     if "delay" in given and "at" in given:
         raise InvalidOption("delay= and at= both say when; give one of them")
     if "delay" in given:

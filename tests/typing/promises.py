@@ -1,0 +1,319 @@
+"""What the contract promises to type checkers: this file is checked, by mypy and by pyright, and never run.
+
+An expected error stands beside a suppression for each checker, and both checkers report a suppression that suppresses
+nothing: an error that vanishes fails as loudly as one that appears.
+"""
+
+# pyright: strict, reportUnusedClass=false, reportUnusedExpression=false
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar, Unpack, assert_type
+
+import attrs
+from asyncjobs import (
+    Backoff,
+    Connection,
+    Constant,
+    Dependency,
+    Exponential,
+    Handle,
+    Job,
+    JobOptions,
+    Jobs,
+    JobState,
+    Later,
+    LaterOptions,
+    Prepared,
+    current_job,
+    job,
+)
+
+T = TypeVar("T")
+
+
+class Mail:
+    def send(self, to: int) -> str:
+        return f"{to}"
+
+
+# A service object, now or later.
+
+
+@attrs.frozen
+class ExportStations(
+    Later, queue="exports", max_attempts=5, timeout=timedelta(minutes=5), backoff=Constant(3)
+):
+    tenant: str
+    mailer: Dependency[Mail] = attrs.Factory(Mail)
+
+    async def needed(self) -> bool:
+        assert_type(self.mailer, Mail)
+        return bool(self.mailer.send(3))
+
+    async def call(self) -> int:
+        return 1
+
+    def in_a_thread(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def with_default(self, limit: int = 3) -> list[int]:
+        return [limit]
+
+    async def with_arguments(self, limit: int) -> None: ...
+
+
+async def a_service(export: ExportStations, jobs: Jobs) -> None:
+    assert_type(await export.call(), int)
+    assert_type(await export.later("call"), Handle[Any])
+    assert_type(await export.later(export.call), Handle[int])
+    assert_type(await export.later(export.in_a_thread), Handle[datetime])
+    assert_type(await export.later(export.with_default), Handle[list[int]])
+    assert_type(export.prepare(export.call), Prepared[int])
+    assert_type(export.prepare("call", priority=3), Prepared[Any])
+    assert_type(await jobs.enqueue_many([export.prepare(export.call)]), list[Handle[int]])
+    assert_type(await ExportStations.later_many([export], "call", priority=3), list[Handle[Any]])
+    await export.later(
+        "call",
+        on=object(),
+        jobs=jobs,
+        delay=timedelta(hours=24),
+        at=datetime.now(UTC),
+        priority=-10,
+        queue="bulk",
+        max_attempts=3,
+        timeout=None,
+        backoff=Exponential(first=timedelta(seconds=2), longest=60),
+        tags=["a"],
+        meta={"a": 1},
+    )
+
+
+async def a_service_misused(export: ExportStations) -> None:
+    await export.later(export.cal)  # type: ignore[attr-defined]  # pyright: ignore
+    await export.later(export.with_arguments)  # type: ignore[arg-type]  # pyright: ignore
+    await export.later("call", quue="exports")  # type: ignore[call-overload]  # pyright: ignore
+    await export.later("call", tenant="acme")  # type: ignore[call-overload]  # pyright: ignore
+    await export.later("call", delay="5 s")  # type: ignore[call-overload]  # pyright: ignore
+    await export.later("call", tags=3)  # type: ignore[call-overload]  # pyright: ignore
+    await export.later()  # type: ignore[call-overload]  # pyright: ignore
+    export.prepare("call", quue="exports")  # type: ignore[call-overload]  # pyright: ignore
+    await ExportStations.later_many([export], "call", quue="exports")  # type: ignore[call-arg]  # pyright: ignore
+    await ExportStations.later_many([3], "call")  # type: ignore[list-item]  # pyright: ignore
+    ExportStations(3)  # type: ignore[arg-type]  # pyright: ignore
+    ExportStations("acme", mailer="post")  # type: ignore[arg-type]  # pyright: ignore
+
+
+class Misspelt(Later, quue="exports"):  # type: ignore[call-arg]  # pyright: ignore
+    pass
+
+
+class OfTheWrongType(Later, priority="high"):  # type: ignore[arg-type]  # pyright: ignore
+    pass
+
+
+@dataclasses.dataclass(slots=True)
+class Data(Later, queue="data"):
+    tenant: str
+
+    async def call(self) -> str:
+        return self.tenant
+
+
+class Plain(Later):
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+    async def call(self) -> str:
+        return self.tenant
+
+
+@attrs.frozen
+class Box(Later, Generic[T]):
+    held: T
+
+    async def call(self) -> T:
+        return self.held
+
+    @job
+    async def swapped(self, other: T) -> T:
+        return other
+
+
+async def other_shapes(data: Data, plain: Plain, box: Box[int]) -> None:
+    assert_type(await data.later(data.call), Handle[str])
+    assert_type(await plain.later(plain.call), Handle[str])
+    assert_type(await box.later(box.call), Handle[int])
+    assert_type(await box.swapped.later(3), Handle[int])
+    await box.swapped.later("x")  # type: ignore[arg-type]  # pyright: ignore
+
+
+# A function or a single method, fully typed.
+
+
+@job
+async def bare(user_id: int) -> int:
+    return user_id
+
+
+@job(queue="mail", backoff=Exponential(first=timedelta(seconds=2)))
+async def send_welcome(user_id: int, *, locale: str = "en") -> str:
+    return f"{user_id} {locale}"
+
+
+@job
+def in_a_thread(user_id: int) -> bytes:
+    return bytes(user_id)
+
+
+@job(priority=3)
+def in_a_thread_with_options(user_id: int) -> bytes:
+    return bytes(user_id)
+
+
+@job
+async def with_dependency(user_id: int, mailer: Dependency[Mail] = Mail()) -> str:
+    assert_type(mailer, Mail)
+    return mailer.send(user_id)
+
+
+@job
+async def without_result() -> None: ...
+
+
+async def functions(jobs: Jobs) -> None:
+    assert_type(await bare(42), int)
+    assert_type(await send_welcome(42), str)
+    await assert_type(send_welcome(42), Coroutine[Any, Any, str])
+    assert_type(in_a_thread(42), bytes)
+    handle = await send_welcome.later(42, locale="de")
+    assert_type(handle, Handle[str])
+    assert_type(await send_welcome.set(on=object(), delay=timedelta(minutes=5)).later(42), Handle[str])
+    assert_type(await send_welcome.set(delay=5).set(priority=3).later(42), Handle[str])
+    assert_type(await bare.later(42), Handle[int])
+    assert_type(await in_a_thread.later(42), Handle[bytes])
+    assert_type(await in_a_thread_with_options.later(42), Handle[bytes])
+    assert_type(await with_dependency.later(42), Handle[str])
+    assert_type(await without_result.later(), Handle[None])
+    assert_type(send_welcome.prepare(42), Prepared[str])
+    assert_type(send_welcome.set(priority=3).prepare(42), Prepared[str])
+    assert_type(await jobs.enqueue_many([send_welcome.prepare(1)]), list[Handle[str]])
+
+    assert_type(await handle.result(timeout=10), str)
+    assert_type(await handle.result(timedelta(seconds=10)), str)
+    assert_type(await handle.status(), JobState)
+    assert_type(await handle.job(), Job)
+    assert_type(handle.id, int)
+    assert_type(handle.created, bool)
+    assert_type(jobs.handle(3), Handle[Any])
+
+
+async def functions_misused() -> None:
+    await send_welcome("42")  # type: ignore[arg-type]  # pyright: ignore
+    await send_welcome.later("42")  # type: ignore[arg-type]  # pyright: ignore
+    await send_welcome.later()  # type: ignore[call-arg]  # pyright: ignore
+    await send_welcome.later(42, locle="de")  # type: ignore[call-arg]  # pyright: ignore
+    await send_welcome.later(42, "de")  # type: ignore[call-arg]  # pyright: ignore
+    await send_welcome.later(42, delay=5)  # type: ignore[call-arg]  # pyright: ignore
+    await send_welcome.set(priority=3).later("42")  # type: ignore[arg-type]  # pyright: ignore
+    await send_welcome.set(priority=3).later()  # type: ignore[call-arg]  # pyright: ignore
+    send_welcome.prepare()  # type: ignore[call-arg]  # pyright: ignore
+    send_welcome.set(quue="mail")  # type: ignore[call-arg]  # pyright: ignore
+    send_welcome.set(priority="high")  # type: ignore[arg-type]  # pyright: ignore
+    send_welcome.set(kind="other")  # type: ignore[call-arg]  # pyright: ignore
+    send_welcome.latr  # type: ignore[attr-defined]  # pyright: ignore
+    number: int = await (await send_welcome.later(42)).result()  # type: ignore[assignment]  # pyright: ignore
+    del number
+
+
+@job(quue="mail")  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore
+async def misspelt() -> None: ...
+
+
+@job(priority="high")  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore
+async def of_the_wrong_type() -> None: ...
+
+
+@attrs.frozen
+class Mailer(Later):
+    sender: str
+
+    @job
+    async def welcome(self, user_id: int, *, locale: str = "en") -> str:
+        return f"{user_id} {locale}"
+
+    @job(queue="slow")
+    def in_a_thread(self, *user_ids: int) -> list[int]:
+        return list(user_ids)
+
+    @job
+    async def no_arguments(self) -> str:
+        return self.sender
+
+
+async def methods(mailer: Mailer, jobs: Jobs) -> None:
+    assert_type(await mailer.welcome(42), str)
+    assert_type(mailer.in_a_thread(1, 2), list[int])
+    assert_type(await mailer.welcome.later(42, locale="de"), Handle[str])
+    assert_type(await mailer.in_a_thread.later(1, 2), Handle[list[int]])
+    assert_type(await mailer.welcome.set(priority=3).later(42), Handle[str])
+    assert_type(await mailer.welcome.set(priority=3).set(queue="a").later(42), Handle[str])
+    assert_type(mailer.welcome.prepare(42), Prepared[str])
+    assert_type(await jobs.enqueue_many([mailer.welcome.prepare(42)]), list[Handle[str]])
+    assert_type(await mailer.later(mailer.no_arguments), Handle[str])
+    assert_type(await Mailer.welcome(mailer, 42), str)
+    assert_type(mailer.welcome.__name__, str)
+
+
+async def methods_misused(mailer: Mailer) -> None:
+    await mailer.welcome("42")  # type: ignore[arg-type]  # pyright: ignore
+    await mailer.welcome.later("42")  # type: ignore[arg-type]  # pyright: ignore
+    await mailer.welcome.later()  # type: ignore[call-arg]  # pyright: ignore
+    await mailer.welcome.later(42, locle="de")  # type: ignore[call-arg]  # pyright: ignore
+    await mailer.welcome.set(quue="mail").later(42)  # type: ignore[call-arg]  # pyright: ignore
+    await mailer.welcome.set(priority=3).later("42")  # type: ignore[arg-type]  # pyright: ignore
+    await mailer.later(mailer.welcome)  # type: ignore[arg-type]  # pyright: ignore
+    mailer.welcome.latr  # type: ignore[attr-defined]  # pyright: ignore
+
+
+# Options are one vocabulary, which a wrapper of one's own can speak.
+
+
+async def enqueue_politely(export: ExportStations, **options: Unpack[LaterOptions]) -> None:
+    await export.later("call", **options)
+    send_welcome.set(**options)
+
+
+def described(**options: Unpack[JobOptions]) -> None: ...
+
+
+described(queue="mail", tags=("a", "b"))
+described(on=None)  # type: ignore[call-arg]  # pyright: ignore
+
+
+class Fibonacci:
+    def delay(self, attempt: int, dice: float) -> float:
+        return attempt * dice
+
+
+backoff: Backoff = Fibonacci()
+also: Backoff = Exponential()
+
+
+# Inside a job.
+
+
+async def inside() -> None:
+    async with current_job().transaction() as connection:
+        assert_type(connection, Connection)
+        await connection.execute("update …", 3)
+        async with connection.transaction():
+            rows = await connection.fetch("select 1")
+        del rows
+    current_job().result = 3
+    await current_job().complete(on=object(), result=3)
+    assert_type(current_job().id, int | None)
+    assert_type(current_job().attempt, int)
