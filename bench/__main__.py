@@ -26,7 +26,9 @@ def main(names: tuple[str, ...], pairs: int, jobs: int, slots: int, seconds: flo
         asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
 
 
-async def measure(dsn: str, names: tuple[str, ...], pairs: int, jobs: int, slots: int, seconds: float) -> None:
+async def measure(
+    dsn: str, names: tuple[str, ...], pairs: int, jobs: int, slots: int, seconds: float
+) -> None:
     if "drain" in names:
         await compare(
             f"drain, jobs/s ({jobs} no-op jobs, one process, {slots} slots, history kept) against raw-batch",
@@ -50,7 +52,9 @@ async def measure(dsn: str, names: tuple[str, ...], pairs: int, jobs: int, slots
             async with fresh_database(dsn) as database:
                 values += await latency.latencies(database, 150)
         middle, tail = latency.summary(values)
-        print(f"commit in another process to start, idle runner, ms: p50 {middle:.2f}, p99 {tail:.2f}, n {len(values)}")
+        print(
+            f"commit in another process to start, idle runner, ms: p50 {middle:.2f}, p99 {tail:.2f}, n {len(values)}"
+        )
 
 
 async def compare(what: str, dsn: str, pairs: int, ours: Measure, raw: Measure) -> None:

@@ -28,7 +28,9 @@ def server() -> Iterator[str]:
     if dsn := os.environ.get("ASYNCJOBS_BENCH_DSN"):
         yield dsn
         return
-    with Embedded(dir=tempfile.mkdtemp(prefix="asyncjobs-bench-"), settings=SETTINGS, keep=False).running() as dsn:
+    with Embedded(
+        dir=tempfile.mkdtemp(prefix="asyncjobs-bench-"), settings=SETTINGS, keep=False
+    ).running() as dsn:
         yield dsn
 
 

@@ -171,7 +171,9 @@ class Jobs(Enqueuer):
         except DatabaseUnavailable as error:
             import logging  # noqa: PLC0415
 
-            logging.getLogger("asyncjobs").warning("starting without Postgres; jobs run when it is back: %s", error)
+            logging.getLogger("asyncjobs").warning(
+                "starting without Postgres; jobs run when it is back: %s", error
+            )
 
     async def store(self, jobs: Sequence[Any], on: Any) -> list[int]:
         self._check_open()
@@ -343,9 +345,13 @@ async def _no_lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ARG001
 
 
 def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None) -> Source:
-    given = [name for name, value in (("a DSN", dsn), ("pool=", pool), ("engine=", engine)) if value is not None]
+    given = [
+        name for name, value in (("a DSN", dsn), ("pool=", pool), ("engine=", engine)) if value is not None
+    ]
     if len(given) != 1:
-        raise InvalidOption(f"Jobs takes one of a DSN, pool= and engine=; it got {' and '.join(given) or 'none'}")
+        raise InvalidOption(
+            f"Jobs takes one of a DSN, pool= and engine=; it got {' and '.join(given) or 'none'}"
+        )
     if dsn is not None:
         return DsnSource(dsn, connect)
     if pool is not None:

@@ -48,7 +48,9 @@ class Attempt:
     provide: Provide
     task: asyncio.Task[None] | None = None
     thread: ThreadCall | None = None  #: where a sync job runs, as long as it does
-    stopped_for: tuple[str, ...] = ()  #: 'cancel', 'timeout', 'shutdown', 'lost', 'abandoned', in the order they came
+    stopped_for: tuple[
+        str, ...
+    ] = ()  #: 'cancel', 'timeout', 'shutdown', 'lost', 'abandoned', in the order they came
     interrupted: bool = False  #: it was cancelled for one of these; a thread never is
     options: Any = DEFAULTS
     started: float = 0.0  #: on the performance counter
@@ -113,7 +115,9 @@ class Attempt:
             return None
         if self.running.handed_over:
             # Right when that transaction was rolled back after all. When it was committed, the fence refuses this.
-            return self._failed(_RolledBack("the transaction that completed the job was rolled back"), loud=False)
+            return self._failed(
+                _RolledBack("the transaction that completed the job was rolled back"), loud=False
+            )
         if issubclass(type(value), Snooze | Cancel):  # not isinstance: it runs the value's own code
             raise value
         return self._completed(call, value)
@@ -155,8 +159,15 @@ class Attempt:
         try:
             done.result = self.codec.encode_value(value, call.result_type, what=f"the result of {call.what}")
         except Exception as error:  # not only InvalidInput: a result's own code is run to write it
-            done.result_error = storable_text(str(error) if isinstance(error, InvalidInput) else words_of(error))
-            logger.warning("job %s (%s) completed, but its result is not kept: %s", self.job.id, self.job.kind, done.result_error)
+            done.result_error = storable_text(
+                str(error) if isinstance(error, InvalidInput) else words_of(error)
+            )
+            logger.warning(
+                "job %s (%s) completed, but its result is not kept: %s",
+                self.job.id,
+                self.job.kind,
+                done.result_error,
+            )
         return done
 
     def came_to(self, error: BaseException) -> Outcome | None:
@@ -177,13 +188,23 @@ class Attempt:
             return Returned(job, LiveState.SCHEDULED, delay=error.delay, unburnt=True)
         if self.interrupted and self.stopped_for[:1] == ("shutdown",):
             if not isinstance(error, asyncio.CancelledError | GeneratorExit):
-                _log(logging.WARNING, error, "job %s (%s) raised when it was stopped, and is given back", job.id, job.kind)
+                _log(
+                    logging.WARNING,
+                    error,
+                    "job %s (%s) raised when it was stopped, and is given back",
+                    job.id,
+                    job.kind,
+                )
             return Returned(job, LiveState.READY, unburnt=True)
         if isinstance(error, asyncio.CancelledError):
             if self.interrupted and self.stopped_for[:1] == ("timeout",):
-                error = _as(TimeoutError(f"the attempt took longer than its timeout of {self._timeout():g} s"), error)
+                error = _as(
+                    TimeoutError(f"the attempt took longer than its timeout of {self._timeout():g} s"), error
+                )
             else:
-                error = _as(asyncio.CancelledError("the job raised it itself, or cancelled its own task"), error)
+                error = _as(
+                    asyncio.CancelledError("the job raised it itself, or cancelled its own task"), error
+                )
         return self._failed(error)
 
     def _failed(self, error: BaseException, *, loud: bool = True) -> Outcome:

@@ -66,6 +66,7 @@ class Claimer:
         source: Source,
         schema: str,
         identity: Identity,
+        *,
         pools: Sequence[Pool],
         pace: Pace,
         kinds: Callable[[], frozenset[str]],
@@ -132,7 +133,13 @@ class Claimer:
         """It takes a job of *queue* as soon as it is woken, so nobody else need be."""
         pool = self._lanes.pool_of(queue)
         connected = self._identity.current is not None
-        return pool is not None and pool.free > 0 and connected and not self._quiet and queue not in self._lanes.paused
+        return (
+            pool is not None
+            and pool.free > 0
+            and connected
+            and not self._quiet
+            and queue not in self._lanes.paused
+        )
 
     @property
     def is_drained(self) -> bool:
@@ -146,7 +153,9 @@ class Claimer:
         patience = Patience("the claimer")
         while True:
             try:
-                async with link(self._source, self._schema, pooled=not self._rhythm.listens, durable=False) as session:
+                async with link(
+                    self._source, self._schema, pooled=not self._rhythm.listens, durable=False
+                ) as session:
                     self._reset()
                     while True:
                         await self._turn(session)
@@ -172,9 +181,8 @@ class Claimer:
         if now - self._looked_at > LOOK_EVERY and not self._drained:
             await self._look(session)
         rooms = self._rooms()
-        if rooms and not self._drained:
-            if await self._claim(session, incarnation, rooms):
-                return
+        if rooms and not self._drained and await self._claim(session, incarnation, rooms):
+            return
         if not rooms or not self._drained or await self._ready_to_sleep(session):
             await self._sleep()
 
@@ -195,7 +203,9 @@ class Claimer:
         chosen = {pool: min(pool.free, len(pool.prefetched)) for pool in self._pools}
         if not any(chosen.values()):
             return False
-        beginning = {pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count}
+        beginning = {
+            pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count
+        }
         ids = {job.id for jobs in beginning.values() for job in jobs}
         if not await begin_jobs(session, incarnation, sorted(self._begun | ids)):
             self._identity.doubt()  # somebody declared this incarnation dead

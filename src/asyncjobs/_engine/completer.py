@@ -27,7 +27,9 @@ logger = logging.getLogger("asyncjobs")
 class Completer:
     """Takes outcomes, and writes them."""
 
-    def __init__(self, source: Source, schema: str, identity: Identity, settled: Callable[[int], None], *, pooled: bool) -> None:
+    def __init__(
+        self, source: Source, schema: str, identity: Identity, settled: Callable[[int], None], *, pooled: bool
+    ) -> None:
         self._source = source
         self._schema = schema
         self._identity = identity
@@ -141,7 +143,11 @@ class Completer:
 
 def _texts(outcome: Outcome) -> tuple[str | None, ...]:
     """Everything in it that Postgres might refuse."""
-    return (outcome.error,) if isinstance(outcome, Returned) else (outcome.error, outcome.result, outcome.result_error)
+    return (
+        (outcome.error,)
+        if isinstance(outcome, Returned)
+        else (outcome.error, outcome.result, outcome.result_error)
+    )
 
 
 def _plainer(outcome: Outcome, error: Exception) -> Outcome:

@@ -156,7 +156,9 @@ class RunningJob:
         session = Session(joined.connection, self._jobs.schema)
         finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self._started)
         try:
-            finished.result = self._codec.encode_value(result, self.result_type, what=f"the result of job {self.id}")
+            finished.result = self._codec.encode_value(
+                result, self.result_type, what=f"the result of job {self.id}"
+            )
         except InvalidInput as error:
             finished.result_error = f"{error}; what a job that completes in its own transaction returns is not kept: set current_job().result"
             logger.warning("job %s (%s) completes, but its result is not kept: %s", self.id, self.kind, error)

@@ -47,7 +47,9 @@ class Lanes:
 
     def forget_old(self, now: float) -> None:
         """Lanes in which nothing was seen for long are found again when something comes."""
-        self._known = {lane: known for lane, known in self._known.items() if now - known.seen_at < FORGET_AFTER}
+        self._known = {
+            lane: known for lane, known in self._known.items() if now - known.seen_at < FORGET_AFTER
+        }
 
     def of(self, pool: Pool) -> list[Lane]:
         """The lanes jobs for *pool* may come from."""

@@ -51,12 +51,16 @@ def make_pools(queues: Mapping[str, int | None] | None, slots: int | None = None
     if queues is None:
         return [Pool([EVERY_QUEUE], _shared(slots))]
     if not queues:
-        raise InvalidOption("queues={} serves nothing; name queues with their slots, or leave it out for every queue")
+        raise InvalidOption(
+            "queues={} serves nothing; name queues with their slots, or leave it out for every queue"
+        )
     sharing = [queue for queue, size in queues.items() if size is None]
     if slots is not None and not sharing:
         raise InvalidOption("queues= gives each queue its slots; leave slots= out")
     pools = [
-        Pool([queue], _checked(size, f"queues[{queue!r}]")) for queue, size in queues.items() if size is not None
+        Pool([queue], _checked(size, f"queues[{queue!r}]"))
+        for queue, size in queues.items()
+        if size is not None
     ]
     return [*pools, Pool(sharing, _shared(slots))] if sharing else pools
 

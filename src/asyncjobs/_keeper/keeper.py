@@ -44,7 +44,14 @@ class Keeper:
     """Keeps this runner's place among the runners."""
 
     def __init__(
-        self, source: Source, schema: str, identity: Identity, post: Post, vigilance: Vigilance, *, listens: bool
+        self,
+        source: Source,
+        schema: str,
+        identity: Identity,
+        post: Post,
+        vigilance: Vigilance,
+        *,
+        listens: bool,
     ) -> None:
         self._source = source
         self._schema = schema
@@ -68,10 +75,11 @@ class Keeper:
                         await check_schema_version(session)
                     patience.succeeded()
                     await self._keep(session)
-                self._left.set()
-                return
             except Exception as error:
                 await patience.wait_after(error)
+            else:
+                self._left.set()
+                return
             finally:
                 self._identity.lose()
                 self._session = None
@@ -82,7 +90,8 @@ class Keeper:
         if self._listens:
             with anyio.fail_after(self._vigilance.answer):
                 await self._listen(session, gone)
-        await self._succeed(session)
+        with anyio.fail_after(self._vigilance.answer):
+            await self._succeed(session)
         self._session = session
         self._post.deaf(is_deaf=not self._listens)
         self._post.ready("")  # what was said while nobody heard
@@ -145,7 +154,9 @@ class Keeper:
             adopted = await adopt_jobs(session, old, new, held)
             lost = [claim for claim in held if claim.id not in adopted]
             if lost:
-                logger.warning("jobs %s did not survive the server and are stopped", [claim.id for claim in lost])
+                logger.warning(
+                    "jobs %s did not survive the server and are stopped", [claim.id for claim in lost]
+                )
                 self._post.lost(lost)
             await rescue_jobs(session, old, blame=False, max_crashes=self._vigilance.max_crashes, error="{}")
             if self._listens and self._session is session:

@@ -61,15 +61,28 @@ class Runner:
         self._pace = Pace()
         self._identity = Identity()
         self._attempts: dict[int, Attempt] = {}
-        self._held: dict[int, int] = {}  #: the token of each claim, until the completer has written what came of it
+        self._held: dict[
+            int, int
+        ] = {}  #: the token of each claim, until the completer has written what came of it
         self._deaf = True
         rhythm = attrs.evolve(settings.rhythm, listens=settings.listens)
         schema, pooled = jobs.schema, not settings.listens
         self._claimer = Claimer(
-            source, schema, self._identity, self._pools, self._pace, settings.kinds, rhythm, self._begin, self._claimed, self._release
+            source,
+            schema,
+            self._identity,
+            pools=self._pools,
+            pace=self._pace,
+            kinds=settings.kinds,
+            rhythm=rhythm,
+            begin=self._begin,
+            claimed=self._claimed,
+            release=self._release,
         )
         self._completer = Completer(source, schema, self._identity, self._settled, pooled=pooled)
-        self._keeper = Keeper(source, schema, self._identity, self, settings.vigilance, listens=settings.listens)
+        self._keeper = Keeper(
+            source, schema, self._identity, self, settings.vigilance, listens=settings.listens
+        )
         self._janitor = Janitor(source, schema, settings.retention)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
@@ -230,7 +243,9 @@ class Runner:
         with anyio.move_on_after(eighth * 0.7 if hurry is not None and hurry.is_set() else left):
             await self._completer.flush()
         if self._completer.unwritten:
-            logger.warning("what %s jobs came to could not be written; they run again", self._completer.unwritten)
+            logger.warning(
+                "what %s jobs came to could not be written; they run again", self._completer.unwritten
+            )
         for attempt in list(self._attempts.values()):
             if attempt.thread is not None:
                 attempt.thread.when_over(self._keeper.outlive())
@@ -241,7 +256,9 @@ class Runner:
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 
-    async def _wait_for_attempts(self, limit: float, hurry: anyio.Event | None, *, but_threads: bool = False) -> None:
+    async def _wait_for_attempts(
+        self, limit: float, hurry: anyio.Event | None, *, but_threads: bool = False
+    ) -> None:
         deadline = time.monotonic() + limit
         while (hurry is None or not hurry.is_set()) and (left := deadline - time.monotonic()) > 0:
             tasks = [
@@ -258,9 +275,14 @@ class Runner:
         for attempt in list(self._attempts.values()):
             what = attempt.job.id, attempt.job.kind
             if attempt.thread is not None:
-                logger.warning("job %s (%s) goes on in its thread: it runs again when that, or this process, has ended", *what)
+                logger.warning(
+                    "job %s (%s) goes on in its thread: it runs again when that, or this process, has ended",
+                    *what,
+                )
             else:
-                logger.warning("job %s (%s) does not end though it was cancelled: it is closed, and given back", *what)
+                logger.warning(
+                    "job %s (%s) does not end though it was cancelled: it is closed, and given back", *what
+                )
                 attempt.close()
 
     async def salvage(self) -> None:

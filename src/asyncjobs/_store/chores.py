@@ -20,7 +20,9 @@ class Rescue(NamedTuple):
     failed: int  #: they killed too many runners
 
 
-async def rescue_jobs(session: Session, incarnation: int, *, blame: bool, max_crashes: int, error: str) -> Rescue:
+async def rescue_jobs(
+    session: Session, incarnation: int, *, blame: bool, max_crashes: int, error: str
+) -> Rescue:
     """Take back what *incarnation* held; with *blame*, a job it had begun gets a crash on its record."""
     waiting, failed, *_ = await session.fetchrow("rescue_jobs", incarnation, max_crashes, error, blame)
     return Rescue(waiting, failed)

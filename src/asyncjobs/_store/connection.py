@@ -133,7 +133,9 @@ class PsycopgConnection(_Foreign):
 
         async with psycopg.AsyncRawCursor(self.connection, row_factory=psycopg.rows.tuple_row) as cursor:
             await cursor.execute(query, args)
-            piped = cursor.pgresult is None  # inside `pipeline()` nothing has been answered until it is fetched
+            piped = (
+                cursor.pgresult is None
+            )  # inside `pipeline()` nothing has been answered until it is fetched
             if not piped and cursor.description is None:
                 return []
             try:

@@ -20,7 +20,9 @@ async def insert(session: Session, jobs: Sequence[NewJob], *, wake: bool = True)
     """Store *jobs* by the cheapest statement that means the same on every driver, whatever codecs its owner set."""
     if len(jobs) == 1:
         (job,) = jobs
-        if job.delay is None and job.scheduled_at is None and not job.tags:  # else not only text and small numbers
+        if (
+            job.delay is None and job.scheduled_at is None and not job.tags
+        ):  # else not only text and small numbers
             return [await insert_job(session, job, wake=wake)]
     return await insert_jobs(session, jobs, wake=wake)
 

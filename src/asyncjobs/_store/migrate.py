@@ -59,7 +59,9 @@ async def migrate(connection: Connection, schema: str) -> list[Migration]:
         missing = [migration for migration in migrations() if migration.version > (version or 0)]
         for migration in missing:
             await connection.execute(in_schema(migration.text, schema))
-            await session.execute("record_migration", migration.version, migration.name, migration.oldest_code)
+            await session.execute(
+                "record_migration", migration.version, migration.name, migration.oldest_code
+            )
         await restore_ballast(session)
         if missing:
             await session.execute("analyze_jobs")
@@ -71,13 +73,12 @@ def migration_sql(schema: str) -> str:
     parts = [statements(schema)["create_schema"]]
     for migration in migrations():
         parts.append(in_schema(migration.text, schema))
-        parts.append(
-            in_schema(
-                "insert into asyncjobs.migrations (version, name, oldest_code) "
-                f"values ({migration.version}, '{migration.name}', {migration.oldest_code});\n",
-                schema,
-            )
-        )
+        record = statements(schema)["record_migration"].rstrip()
+        for number, value in enumerate(
+            (str(migration.version), f"'{migration.name}'", str(migration.oldest_code)), 1
+        ):
+            record = record.replace(f"${number}::", f"{value}::")
+        parts.append(f"{record};\n")
     parts += [statements(schema)[name].rstrip() + ";\n" for name in ("restore_ballast", "analyze_jobs")]
     return "\n".join(["begin;\n", *parts, "commit;\n"])
 

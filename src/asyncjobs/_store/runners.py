@@ -16,7 +16,15 @@ class Suspect(NamedTuple):
 
 
 async def register_runner(
-    session: Session, *, incarnation: int, lock_key: int, holds_lock: bool, lease: float, name: str, version: str, info: str
+    session: Session,
+    *,
+    incarnation: int,
+    lock_key: int,
+    holds_lock: bool,
+    lease: float,
+    name: str,
+    version: str,
+    info: str,
 ) -> None:
     """Enter an incarnation."""
     await session.execute("register_runner", incarnation, lock_key, holds_lock, lease, name, version, info)
