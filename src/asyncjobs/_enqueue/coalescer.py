@@ -29,7 +29,7 @@ logger = logging.getLogger("asyncjobs")
 AT_MOST = 1000  #: jobs in one statement
 BYTES_AT_MOST = 8_000_000  #: of inputs in one statement, unless it is one caller's
 ANSWER = 10.0  #: seconds; a statement of some milliseconds that takes longer means a dead network
-CLOSE = 3.0  #: seconds to store what was ordered when everything is closed
+CLOSE = 1.0  #: seconds to store what was ordered when everything is closed
 TRIES = 5  #: of a statement that Postgres rolls back in favour of another
 
 

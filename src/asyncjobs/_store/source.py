@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
@@ -25,6 +25,9 @@ CONNECT_TIMEOUT = 5.0
 
 CLOSE_TIMEOUT = 1.0
 """Seconds to wait for borrowed connections to come back, before they are closed under those who hold them."""
+
+RELEASE_TIMEOUT = 1.0
+"""Seconds the server has to tidy up a connection that is given back: what is slower is not worth keeping."""
 
 Connect = Callable[[], Awaitable[Any]]
 """Opens an asyncpg connection; called for each, so passwords may rotate."""
@@ -304,7 +307,8 @@ async def _borrow(pool: Any) -> AsyncIterator[Connection]:
     try:
         yield connection
     finally:
-        await pool.release(connection, timeout=CONNECT_TIMEOUT)
+        with suppress(Exception):  # then asyncpg has ended it, and what it was borrowed for is done all the same
+            await pool.release(connection, timeout=RELEASE_TIMEOUT)
 
 
 class unavailable:  # noqa: N801 -- reads as a word: `with unavailable():`
