@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import asyncjobs.errors
 from asyncjobs import JobState
 from asyncjobs._model.states import TRANSITIONS
 from tests.pages import ROOT, blocks_of, run_page
@@ -45,3 +46,10 @@ def test_the_lifecycle_names_every_state() -> None:
     """Each state has its line."""
     text = (DOCS / "concepts" / "lifecycle.md").read_text()
     assert {state.value for state in JobState} == set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What can be imported from asyncjobs is described."""
+    text = (DOCS / "reference" / "index.md").read_text()
+    described = {*re.findall(r"auto\w+:: (\w+)", text), *vars(asyncjobs.errors)}
+    assert set(asyncjobs.__all__) - described == set()
