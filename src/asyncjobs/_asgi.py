@@ -15,7 +15,9 @@ StatefulLifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+ASGIApp = Callable[
+    [Any, Any, Any], Awaitable[None]
+]  # frameworks type scopes and messages each in their own way
 
 
 def around(running: Running, inner: Lifespan) -> StatefulLifespan:
@@ -54,34 +56,64 @@ class Wrapped:
                 return
             if "state" in scope:
                 scope["state"]["jobs"] = jobs
-            farewell = await self._inner(scope, startup, receive, send)
-        if farewell is not None:
-            await send(farewell)
+            inner = _Inner(startup, receive, send)
+            fault = await inner.live(self.app, scope)
+        if inner.farewell is not None:
+            await send(inner.farewell)
+        if fault is not None:
+            raise fault
 
-    async def _inner(
-        self, scope: MutableMapping[str, Any], startup: Message, receive: Receive, send: Send
-    ) -> Message | None:
-        """Run the application's own lifespan; what it says at the end, to be passed on when the jobs are down."""
-        first = [startup]
-        answers: list[Message] = []
 
-        async def hear() -> Message:
-            return first.pop() if first else await receive()
+class _Inner:
+    """The lifespan of the application inside: what it hears and says passes through; what it leaves unsaid is said for it.
 
-        async def say(message: Message) -> None:
-            answers.append(message)
-            if message["type"].startswith("lifespan.startup"):
-                await send(message)
+    Its last word is kept until the jobs are down.
+    """
 
+    def __init__(self, startup: Message, receive: Receive, send: Send) -> None:
+        self._startup: Message | None = startup
+        self._receive = receive
+        self._send = send
+        self._started = ""  #: how it answered the startup
+        self._shutting_down = False
+        self.farewell: Message | None = None
+
+    async def hear(self) -> Message:
+        startup, self._startup = self._startup, None
+        if startup is not None:
+            return startup
+        message = await self._receive()
+        self._shutting_down = True
+        return message
+
+    async def say(self, message: Message) -> None:
+        if message["type"].startswith("lifespan.startup"):
+            self._started = message["type"]
+            await self._send(message)
+        else:
+            self.farewell = message
+
+    async def live(self, app: ASGIApp, scope: MutableMapping[str, Any]) -> Exception | None:
+        """Until the server shuts down, or the application could not start. What it raised, if the server is to know."""
+        fault = None
         try:
-            await self.app(scope, hear, say)
+            await app(scope, self.hear, self.say)
         except Exception as error:
-            if answers:
-                raise
-            logger.debug("the application has no lifespan of its own: %r", error)
-        if not answers:  # it does not know the protocol: answer for it
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            return {"type": "lifespan.shutdown.complete"}
-        last = answers[-1]
-        return last if last["type"].startswith("lifespan.shutdown") else None
+            fault = error
+        if self._started == "lifespan.startup.failed":
+            return fault
+        if not self._started:
+            logger.info(
+                "the application has no lifespan of its own%s", "" if fault is None else f": {fault!r}"
+            )
+            await self.say({"type": "lifespan.startup.complete"})
+            fault = None
+        if not self._shutting_down:  # the server goes on serving, so the jobs go on
+            if fault is not None:
+                logger.error("the application's lifespan broke off; its jobs run on", exc_info=fault)
+                fault = None
+            while not self._shutting_down:
+                await self.hear()
+        if self.farewell is None and fault is None:
+            self.farewell = {"type": "lifespan.shutdown.complete"}
+        return fault
