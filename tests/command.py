@@ -225,6 +225,11 @@ async def sleep_in_a_thread_of_others(mark: str) -> None:
 
 
 @job
+def total(first: int, /, *rest: int, **named: int) -> int:
+    return first * 100 + sum(rest) * 10 + sum(named.values())
+
+
+@job
 def odd() -> object:
     return object()
 """

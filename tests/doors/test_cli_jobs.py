@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from asyncjobs import Job, Jobs, JobState
-from tests.command import Shell, open_shop
+from tests.command import Shell, appears, open_shop
 
 APP = "shop.main:jobs"
 
@@ -61,6 +62,13 @@ async def test_enqueue_takes_options_and_says_json_only(shop: Shell, jobs: Jobs)
     }  # fmt: skip
     assert (done.data["state"], done.data["queue"], done.data["priority"]) == ("scheduled", "bulk", -3)
     assert (job.scheduled_at - job.created_at).total_seconds() == 3600
+
+
+async def test_arguments_without_names_are_given_by_name(shop: Shell, jobs: Jobs) -> None:
+    """A parameter that only takes positions, and those of `*args` and `**kwargs`, are written by name as any other."""
+    done = await shop("enqueue", APP, "total", "first=1", "rest=[2, 3]", 'named={"x": 4}')
+    assert done.code == 0, done.err
+    assert (await the_job(jobs)).args == {"first": 1, "rest": [2, 3], "named": {"x": 4}}
 
 
 async def test_enqueue_at_a_moment(shop: Shell, jobs: Jobs) -> None:
@@ -156,6 +164,7 @@ async def test_perform_says_json_only(shop: Shell) -> None:
         (["send", "user_id=3"], {"user": 3, "tags": None, "in a job": False}),
         (["ExportStations.dump", "tenant=x", "when=2027-01-31T09:00Z"], "x 2027-01-31T09:00:00+00:00 1"),
         (["Letter", "to=Ada"], "sent to Ada"),
+        (["total", "first=1", "rest=[2, 3]", 'named={"x": 4}'], 154),
     ],
 )
 async def test_perform_calls_functions_and_methods_with_what_they_need(
@@ -175,6 +184,22 @@ async def test_perform_shows_what_was_raised(shop: Shell) -> None:
     done = await shop("perform", APP, "ExportStations.give_up", "tenant=acme")
     assert done.code == 1
     assert done.err.splitlines()[-1] == "Error: ExportStations.give_up asks for Cancel: nobody wants it"
+
+
+async def test_an_interrupted_command_ends_with_130(shop: Shell, jobs: Jobs, tmp_path: Path) -> None:
+    """Ctrl-C ends a performed call, in a thread too; it ends the wait for a job, and not the job."""
+    for name in ("sleep", "sleep_in_a_thread"):
+        async with shop.going("perform", APP, name, f"mark={tmp_path / name}") as command:
+            await appears(tmp_path / name)
+            command.signal(signal.SIGINT)
+            assert await command.ended() == 130
+            assert "Traceback" not in command.err
+    async with shop.going("enqueue", APP, "send", "user_id=1", "--wait") as command:
+        await command.says("available in queue mail")
+        command.signal(signal.SIGINT)
+        assert await command.ended() == 130
+        assert "job 1 goes on" in command.err
+    assert (await the_job(jobs)).state is JobState.AVAILABLE
 
 
 async def test_performed_code_may_enqueue(shop: Shell, jobs: Jobs) -> None:

@@ -81,6 +81,9 @@ async def test_only_the_queues_that_are_named_are_served(shop: Shell, jobs: Jobs
     assert "2 slots for bulk, 7 slots for mail" in done.err
     assert (await get(jobs, mail)).state is JobState.COMPLETED
     assert (await get(jobs, exports)).state is JobState.AVAILABLE
+    done = await shop("work-off", APP, ASYNCJOBS_QUEUES="bulk:2,exports", ASYNCJOBS_SLOTS="3")
+    assert (done.code, "2 slots for bulk, 3 slots for exports" in done.err) == (0, True)
+    assert (await get(jobs, exports)).state is JobState.COMPLETED
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ async def test_a_schema_of_another_name(database: str, tmp_path: Path) -> None:
             "shop.main:ExportStations",
             "shop.main:ExportStations is a type, not a Jobs; did you mean shop.main:jobs?",
         ),
+        ("shop.main:odd", "shop.main:odd is a Definition, not a Jobs"),
         ("shop.main:jbos", "shop.main has no 'jbos'; did you mean shop.main:jobs?"),
     ],
 )

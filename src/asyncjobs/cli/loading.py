@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ def load(app: str) -> Jobs:
         if not hasattr(found, name):
             raise Refused(f"{app}: {module_name} has no {attribute!r}{_hint(module, attribute)}", Exit.USAGE)
         found = getattr(found, name)
-    if callable(found) and not isinstance(found, type):
+    if inspect.isfunction(found):  # not whatever can be called: web applications can, and jobs
         found = _call(found, app)
     if not isinstance(found, Jobs):
         raise Refused(
