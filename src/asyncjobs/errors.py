@@ -28,9 +28,23 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound="JobsError")
+
 
 class JobsError(Exception):
     """The root of the tree."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process pools as they are: made again without their `__init__`, which writes the sentence."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(cls: type[E], args: tuple[Any, ...], kept: dict[str, Any]) -> E:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(kept)
+    return error
 
 
 class InvalidDefinition(JobsError, TypeError):

@@ -33,21 +33,40 @@ class CurrentJob(Protocol):
     """The job that is running here; outside a runner, none."""
 
     @property
-    def id(self) -> int | None: ...
+    def id(self) -> int | None:
+        """None outside a runner."""
+
     @property
-    def kind(self) -> str | None: ...
+    def kind(self) -> str | None:
+        """What runs: `module:Class` or `module:function`, unless it was named."""
+
     @property
-    def queue(self) -> str | None: ...
+    def queue(self) -> str | None:
+        """The queue it was claimed from."""
+
     @property
-    def attempt(self) -> int: ...  # 1 at the first
+    def attempt(self) -> int:
+        """1 at the first."""
+        ...
+
     @property
-    def max_attempts(self) -> int: ...
+    def max_attempts(self) -> int:
+        """The last attempt there will be."""
+        ...
+
     @property
-    def meta(self) -> Mapping[str, Any]: ...
+    def meta(self) -> Mapping[str, Any]:
+        """What was enqueued with it, besides its inputs."""
+        ...
+
     @property
-    def tags(self) -> Sequence[str]: ...
+    def tags(self) -> Sequence[str]:
+        """Its labels."""
+        ...
+
     @property
-    def scheduled_at(self) -> datetime | None: ...
+    def scheduled_at(self) -> datetime | None:
+        """When it was due."""
 
     result: Any  #: what `transaction()` completes the job with
 
