@@ -213,7 +213,9 @@ class Attempt:
         _log(
             logging.ERROR if loud else logging.DEBUG,
             error,
-            "job %s (%s) failed at attempt %s of %s%s",
+            "job %s (%s) raised after complete(on=…); unless that was committed, it failed at attempt %s of %s%s"
+            if self.running.handed_over
+            else "job %s (%s) failed at attempt %s of %s%s",
             job.id,
             job.kind,
             job.attempt,

@@ -15,6 +15,7 @@ import orjson
 
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience, link
+from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._store.claims import A_BATCH, Claim, find_finished, finish_jobs, return_jobs
 from asyncjobs._store.faults import is_bad_data
@@ -28,7 +29,7 @@ class Completer:
     """Takes outcomes, and writes them."""
 
     def __init__(
-        self, source: Source, schema: str, identity: Identity, settled: Callable[[int], None], *, pooled: bool
+        self, source: Source, schema: str, identity: Identity, settled: Callable[[ClaimedJob], None], *, pooled: bool
     ) -> None:
         self._source = source
         self._schema = schema
@@ -110,7 +111,7 @@ class Completer:
         again = await self._look_into(session, incarnation, refused) if refused else set()
         for outcome in outcomes:
             if outcome.job.id not in again:
-                self._settled(outcome.job.id)
+                self._settled(outcome.job)
 
     async def _write_singly(
         self, session: Session, incarnation: int, outcomes: Sequence[Outcome], error: Exception

@@ -99,7 +99,9 @@ class RunningJob:
         self.result: Any = None
         self.result_type: Any = Any
         self.completed = False  #: by a transaction that is known to be committed
-        self.handed_over: Joined | None = None  #: by `complete`, in a transaction somebody else ends
+        self.handed_over = False  #: by `complete`, in a transaction somebody else ends
+        self._owner = 0  #: the id of that transaction's connection, which is not kept alive
+        self._is_open: Callable[[], bool] = lambda: False
         self._job = job
         self._jobs = jobs
         self._codec = codec
@@ -153,7 +155,12 @@ class RunningJob:
                 "complete(on=…) needs an open transaction, so that the job and its data commit together; begin one first"
             )
         await self._write(joined, result)
-        self.handed_over = joined
+        self.handed_over, self._owner, self._is_open = True, id(joined.owner), joined.is_open
+
+    @property
+    def awaits_commit(self) -> bool:
+        """It was completed in a transaction that is still open."""
+        return self.handed_over and self._is_open()
 
     def _has_committed(self) -> None:
         self.completed = True
@@ -166,8 +173,7 @@ class RunningJob:
         """
         if self.completed:
             raise AlreadyCompleted(self._job.id)
-        first = self.handed_over
-        if first is not None and (joined is None or first.owner is not joined.owner) and first.is_open():
+        if self.awaits_commit and (joined is None or self._owner != id(joined.owner)):
             raise AlreadyCompleted(self._job.id)
 
     async def _write(self, joined: Joined, result: Any) -> None:
@@ -184,7 +190,7 @@ class RunningJob:
         with explained(joined, "the job was completed"):
             if await self._finish(session, finished):
                 return
-            if self.handed_over is not None:
+            if self.handed_over:
                 job = await views.get_job(session, self._job.id)
                 if job is not None and job.state.is_final:
                     raise AlreadyCompleted(self._job.id)

@@ -121,16 +121,38 @@ class Runner:
         while attempt.thread is not None and not self._leaves(attempt):
             with suppress(asyncio.CancelledError):  # whoever cancelled the task has not ended the thread
                 await attempt.thread.over()
+        if attempt.running.awaits_commit:
+            with suppress(GeneratorExit):  # closed: nothing is awaited any more
+                await self._commit_of(attempt)
+            if attempt.running.awaits_commit:
+                outcome = None  # to be written it would have to wait for that transaction, and all others with it
         pool.occupied -= 1
         if attempt.thread is None:
-            del self._attempts[job.id]
+            if self._attempts.get(job.id) is attempt:  # else it was rescued from us, and is ours again
+                del self._attempts[job.id]
             self._pace.observe(job.kind, attempt.elapsed, len(job.args))
             self._claimer.ended(job.id)
             if outcome is not None:
                 self._completer.add(outcome)
             else:
-                self._settled(job.id)
+                self._settled(job)
         self._claimer.slot_freed()
+
+    async def _commit_of(self, attempt: Attempt) -> None:
+        """Wait for the end of the transaction that *attempt* completed the job in, which others may end after the job."""
+        pause, asked = 0.001, time.monotonic()
+        while attempt.running.awaits_commit and not self._leaves(attempt) and "shutdown" not in attempt.stopped_for:
+            with suppress(asyncio.CancelledError):  # the job is over: only the end of the process is worth leaving for
+                await asyncio.sleep(pause)
+            if pause < 1 <= time.monotonic() - asked:
+                logger.warning(
+                    "job %s (%s) has ended, and the transaction it was completed in is still open; commit or roll it back",
+                    attempt.job.id,
+                    attempt.job.kind,
+                )
+                pause = 1.0
+            elif pause < 1:
+                pause = min(pause * 2, 0.1)
 
     def _leaves(self, attempt: Attempt) -> bool:
         return "abandoned" in attempt.stopped_for or self._is_torn_down
@@ -152,8 +174,9 @@ class Runner:
     def _claimed(self, jobs: Iterable[ClaimedJob]) -> None:
         self._held.update((job.id, job.token) for job in jobs)
 
-    def _settled(self, job_id: int) -> None:
-        self._held.pop(job_id, None)
+    def _settled(self, job: ClaimedJob | Claim) -> None:
+        if self._held.get(job.id) == job.token:  # else it is held by a later claim
+            del self._held[job.id]
 
     # What the keeper tells (Post).
 
@@ -177,10 +200,11 @@ class Runner:
         gone = {claim.id for claim in claims}
         for pool in self._pools:
             pool.drop(gone)
-        for job_id in gone:
-            self._settled(job_id)
-            if job_id in self._attempts:
-                self._attempts[job_id].stop("lost")
+        for claim in claims:
+            self._settled(claim)
+            attempt = self._attempts.get(claim.id)
+            if attempt is not None and attempt.job.token == claim.token:
+                attempt.stop("lost")
 
     def deaf(self, *, is_deaf: bool) -> None:
         self._deaf = is_deaf

@@ -152,8 +152,8 @@ async def is_past_horizon(session: Session, xid: int) -> bool:
     return past
 
 
-def _by_id(outcome: Outcome) -> int:
-    return outcome.job.id
+def _by_id(outcome: Outcome) -> tuple[int, int]:
+    return outcome.job.id, outcome.job.token  # of two claims of one job the statements believe the later
 
 
 def _sparse(texts: list[str | None]) -> list[str | None]:

@@ -9,7 +9,9 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from weakref import ref
 
 import asyncpg
 import attrs
@@ -203,8 +205,14 @@ async def _join_connection(connection: Any) -> Joined:
         SQLAlchemyConnection(connection),
         connection.sync_connection,
         commits_itself=False,  # SQLAlchemy begins a transaction with the first statement
-        is_open=lambda: not connection.closed and connection.in_transaction(),
+        is_open=partial(_sqlalchemy_is_open, ref(connection.sync_connection)),
     )
+
+
+def _sqlalchemy_is_open(connection: ref[Any]) -> bool:
+    """Weakly, for SQLAlchemy ends the transaction of a connection that was forgotten."""
+    kept = connection()
+    return kept is not None and not kept.closed and bool(kept.in_transaction())
 
 
 # psycopg.
