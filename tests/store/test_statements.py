@@ -131,7 +131,7 @@ READ: dict[str, list[str]] = {
     "promote_jobs": ["queue", "kind", "jobs"],
     "read_version": ["version", "oldest_code"],
     "renew_lease": ["incarnation"],
-    "rescue_jobs": ["rescued", "failed"],
+    "rescue_jobs": ["rescued", "failed", "cancelled", "forgotten"],
     "restore_ballast": ["id"],
     "retry_job": ["queue"],
     "return_jobs": ["id"],

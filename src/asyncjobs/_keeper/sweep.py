@@ -46,13 +46,16 @@ class Sweep:
 
     async def _rescue(self, incarnation: int) -> None:
         error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()
-        waiting, failed = await rescue_jobs(
+        rescue = await rescue_jobs(
             self._session, incarnation, blame=True, max_crashes=self._vigilance.max_crashes, error=error
         )
-        logger.warning(
-            "runner %s is dead: %s of its jobs wait again, %s failed because they took %s runners down",
-            incarnation,
-            waiting,
-            failed,
-            self._vigilance.max_crashes,
-        )
+        if any(rescue):  # not when another sweep was faster, or when everything is locked
+            logger.warning(
+                "runner %s is dead: %s of its jobs wait again, %s failed because they took %s runners down, "
+                "%s are cancelled as somebody had asked",
+                incarnation,
+                rescue.waiting,
+                rescue.failed,
+                self._vigilance.max_crashes,
+                rescue.cancelled,
+            )

@@ -18,14 +18,18 @@ class Rescue(NamedTuple):
 
     waiting: int  #: they wait again
     failed: int  #: they killed too many runners
+    cancelled: int  #: somebody had asked to stop them
+    forgotten: bool  #: the incarnation holds nothing any more, and is off the list
 
 
 async def rescue_jobs(
     session: Session, incarnation: int, *, blame: bool, max_crashes: int, error: str
 ) -> Rescue:
     """Take back what *incarnation* held; with *blame*, a job it had begun gets a crash on its record."""
-    waiting, failed, *_ = await session.fetchrow("rescue_jobs", incarnation, max_crashes, error, blame)
-    return Rescue(waiting, failed)
+    waiting, failed, cancelled, forgotten, *_ = await session.fetchrow(
+        "rescue_jobs", incarnation, max_crashes, error, blame
+    )
+    return Rescue(waiting, failed, cancelled, forgotten)
 
 
 async def find_orphans(session: Session) -> list[int]:

@@ -3,17 +3,24 @@
 -- $1 bigint   the incarnation   $2 integer  crashes after which a job is failed   $3 text  the error to remember, JSON
 -- $4 boolean  whether a crash is to blame; false when its process lives on under another incarnation
 -- A job it had begun gets a crash on its record, and after $2 of them it is failed: it may be what kills runners.
--- A job it had only prefetched is innocent. Both get the attempt back. Tokens stay, so the dead one's writes, should it
--- come to life again, are refused. Locks are taken in id order, the order everybody takes them in.
+-- A job it had only prefetched is innocent. Both get the attempt back, unless somebody asked to stop them: then they are
+-- cancelled. Tokens stay, so the dead one's writes, should it come to life again, are refused.
+--
+-- A row that is locked is passed by, and the incarnation stays on the list: a process may have been frozen in the middle of
+-- a transaction that completes its job, and whoever waited for that would be frozen with it. The next look tries again.
 with dead as (
   select $1::bigint as incarnation,
          coalesce((select begun from asyncjobs.runners where incarnation = $1::bigint), '{}') as begun
 ), held as materialized (
-  select live_jobs.id, $4::boolean and (live_jobs.started_at is not null or live_jobs.id = any (dead.begun)) as begun
-    from asyncjobs.live_jobs, dead
-   where live_jobs.state = 0 and live_jobs.runner = dead.incarnation
-   order by live_jobs.id
-     for update of live_jobs
+  select suspects.id, suspects.begun,
+         case when suspects.cancel_requested then 12 when suspects.begun and suspects.crashes + 1 >= $2::integer then 13 end
+           as final
+    from (select live_jobs.id, live_jobs.cancel_requested, live_jobs.crashes,
+                 $4::boolean and (live_jobs.started_at is not null or live_jobs.id = any (dead.begun)) as begun
+            from asyncjobs.live_jobs, dead
+           where live_jobs.state = 0 and live_jobs.runner = dead.incarnation
+           order by live_jobs.id
+             for update of live_jobs skip locked) suspects
 ), back as (
   update asyncjobs.live_jobs
      set runner = null, started_at = null, attempt = attempt - 1,
@@ -21,26 +28,32 @@ with dead as (
          errors = case when held.begun then asyncjobs.remember(errors, jsonb_build_object('attempt', attempt) || $3::text::jsonb)
                        else errors end
     from held
-   where live_jobs.id = held.id and not (held.begun and live_jobs.crashes + 1 >= $2::integer)
+   where live_jobs.id = held.id and held.final is null
   returning live_jobs.id, live_jobs.queue
-), killers as (
+), gone as (
   delete from asyncjobs.live_jobs
    using held
-   where live_jobs.id = held.id and held.begun and live_jobs.crashes + 1 >= $2::integer
-  returning live_jobs.*
-), failed as (
+   where live_jobs.id = held.id and held.final is not null
+  returning live_jobs.*, held.begun, held.final
+), kept as (
   insert into asyncjobs.finished_jobs
          (id, finished_at, created_at, scheduled_at, started_at, runner, token, priority, attempt, max_attempts, crashes,
           state, queue, kind, method, args, meta, tags, options, errors)
   select id, clock_timestamp(), created_at, scheduled_at, started_at, runner, token, priority, attempt, max_attempts,
-         crashes + 1, 13, queue, kind, method, args, meta, tags, options,
-         asyncjobs.remember(errors, jsonb_build_object('attempt', attempt) || $3::text::jsonb)
-    from killers
-  returning id
+         crashes + case when begun then 1 else 0 end, final, queue, kind, method, args, meta, tags, options,
+         case when begun then asyncjobs.remember(errors, jsonb_build_object('attempt', attempt) || $3::text::jsonb)
+              else errors end
+    from gone
 ), forgotten as (
-  delete from asyncjobs.runners where incarnation in (select incarnation from dead)
+  delete from asyncjobs.runners
+   where incarnation = $1::bigint
+     and not exists (select from asyncjobs.live_jobs
+                      where state = 0 and runner = $1::bigint and id <> all (array(select id from held)))
+  returning incarnation
 )
 select (select count(*) from back) as rescued,
-       (select count(*) from failed) as failed,
+       (select count(*) from gone where final = 13) as failed,
+       (select count(*) from gone where final = 12) as cancelled,
+       exists (select from forgotten) as forgotten,
        (select count(asyncjobs.wake(queue)) from (select distinct queue from back) queues) as woken,
-       (select count(pg_notify('asyncjobs:finished', id::text)) from killers where awaited) as told
+       (select count(pg_notify('asyncjobs:finished', id::text)) from gone where awaited) as told

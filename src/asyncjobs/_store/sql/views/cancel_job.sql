@@ -1,11 +1,12 @@
 -- Cancel a job: one that waits is final at once; a runner is asked to stop one that runs.
 -- $1 bigint id
--- Returns 'cancelled', 'requested', or nothing when the job is final or unknown.
+-- Returns 'cancelled', 'requested', or nothing when the job is final or unknown. Whether anybody runs it is read from the
+-- row as it was locked: in the statement's own view a claim that is committing just now has not happened yet.
 with target as materialized (
-  select id from asyncjobs.live_jobs where id = $1::bigint and id > 0 for update
+  select id, runner from asyncjobs.live_jobs where id = $1::bigint and id > 0 for update
 ), gone as (
   delete from asyncjobs.live_jobs
-   where id in (select id from target) and runner is null
+   where id in (select id from target where runner is null)
   returning *
 ), kept as (
   insert into asyncjobs.finished_jobs
@@ -17,7 +18,7 @@ with target as materialized (
 ), asked as (
   update asyncjobs.live_jobs
      set cancel_requested = true
-   where id in (select id from target) and runner is not null
+   where id in (select id from target where runner is not null)
   returning id
 )
 select 'cancelled' as answer, case when awaited then pg_notify('asyncjobs:finished', id::text)::text end from gone
