@@ -89,7 +89,7 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
 def demo(session: nox.Session) -> None:
     """A web application works through real data, on a Postgres of its own: `-- --once`, `-- --once --break IS`."""
     install(session, extras="[demo]")
-    run(session, "python", "-m", "asyncjobs.demo", *session.posargs)
+    run(session, "python", "-m", "asyncjobs", "demo", *session.posargs)
 
 
 @nox.session

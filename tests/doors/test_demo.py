@@ -39,7 +39,7 @@ class Demo:
         self.output = ""
         self._mark = f"{uuid4()}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "asyncjobs.demo", *arguments],
+            [sys.executable, "-m", "asyncjobs", "demo", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": SOURCES, "PYTHONUNBUFFERED": "1", "ASYNCJOBS_MARK": self._mark},

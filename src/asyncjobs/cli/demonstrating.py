@@ -22,7 +22,13 @@ from asyncjobs.cli.helping import examples
 @click.option(
     "--break", "spoil", metavar="COUNTRY", help="Spoil the export of one country (IS), to see it fail."
 )
-def demo(once: bool, spoil: str | None) -> None:
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="The web server's port; one that is free, if not given.",
+)
+def demo(once: bool, spoil: str | None, port: int) -> None:
     """See it work, on a Postgres brought along.
 
     A real web application with real data: every country's airfields are exported, each export a job that commits with
@@ -30,4 +36,4 @@ def demo(once: bool, spoil: str | None) -> None:
     """
     from asyncjobs.demo import run as play  # noqa: PLC0415 -- what it needs is an extra
 
-    sys.exit(play(once=once, spoil=spoil))
+    sys.exit(play(once=once, spoil=spoil, port=port))
