@@ -181,6 +181,17 @@ async def test_a_method_is_enqueued_by_name_bound_or_itself(running: Jobs) -> No
         assert await handle.result(timeout=10) == "post"
 
 
+async def test_arguments_are_given_to_the_method_itself(running: Jobs) -> None:
+    """`later` of the object passes none, and says so."""
+    mailer = Mailer("post")
+    for call in ("welcome", mailer.welcome):
+        with pytest.raises(InvalidDefinition) as refusal:
+            await mailer.later(call)  # type: ignore[arg-type]
+        assert str(refusal.value) == (
+            "Mailer.welcome takes arguments (user_id), and `later` passes none; write `await obj.welcome.later(…)`"
+        )
+
+
 async def test_the_class_options_hold_for_its_job_methods(running: Jobs) -> None:
     """`@job(…)` says more about one method."""
     stored = await (await Mailer("post").in_a_thread.later()).job()

@@ -182,6 +182,23 @@ async def test_later_takes_a_name_or_a_bound_method(running: Jobs, call: Any, wo
     assert words in str(refusal.value)
 
 
+async def test_a_slip_of_the_pen_is_taught(running: Jobs) -> None:
+    """The method called instead of named, the class instead of an object, nothing at all."""
+    with pytest.raises(
+        InvalidDefinition, match=r"Export\.call\(\) was called already; `later` takes the method itself"
+    ):
+        await Export("acme").later(Export("acme").call())  # type: ignore[call-overload]
+    with pytest.raises(
+        InvalidDefinition, match=r'`later` is a method of the objects: MyClass\(…\)\.later\("call"\)'
+    ):
+        await Export.later("call")  # type: ignore[call-overload]
+    with pytest.raises(
+        InvalidDefinition,
+        match=r'later takes a method of the object, by name or bound, as in later\("call"\)',
+    ):
+        await Export("acme").later()  # type: ignore[call-overload]
+
+
 async def test_the_bound_method_is_the_named_one(running: Jobs) -> None:
     """An equal object is not the same one, and a method of the class before it was overridden is another."""
     export = Export("acme")

@@ -200,7 +200,7 @@ OF_A_CALL: list[tuple[str, Any, str]] = [
     ("delay", datetime(2030, 1, 1, tzinfo=UTC), "is not a duration"),
     ("at", datetime.fromisoformat("2030-01-01"), "has no time zone, so it names no moment"),
     ("at", 5, "at=5 is not a datetime"),
-    ("jobs", "jobs", "jobs='jobs' is not a Jobs"),
+    ("jobs", "jobs", "jobs= got str, which is no Jobs"),
 ]
 
 

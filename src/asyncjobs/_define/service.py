@@ -69,12 +69,14 @@ class Later:
     ) -> Handle[R]: ...
     @overload
     async def later(self, call: Callable[[], R], /, **options: Unpack[LaterOptions]) -> Handle[R]: ...
-    async def later(self, call: Any, /, **options: Any) -> Handle[Any]:
+    async def later(self, call: Any = None, /, **options: Any) -> Handle[Any]:
         """Enqueue a method of this object, by name or bound: `later("call")`, `later(self.call)`.
 
         It runs when the transaction it joins has committed (`on=`, or the ambient `jobs.on(…)`), else it is committed
         here. Raises InvalidInput, InvalidOption and InvalidDefinition in the caller, at once.
         """
+        if not isinstance(self, Later):
+            raise InvalidDefinition('`later` is a method of the objects: MyClass(…).later("call")')
         return await enqueue(_prepare(self, call, call_options(options, "later")))
 
     @overload
@@ -148,7 +150,9 @@ def _options_of(cls: type) -> dict[str, Any]:
 
 
 def _prepare(instance: Later, call: Any, options: Mapping[str, Any]) -> Prepared[Any]:
-    return _service(instance).prepare(instance, _name_of(instance, call), options, (), {})
+    service, name = _service(instance), _name_of(instance, call)
+    service.check_takes_nothing(name)
+    return service.prepare(instance, name, options, (), {})
 
 
 def _service(instance: Any) -> Service:
@@ -162,6 +166,11 @@ def _name_of(instance: Later, call: Any) -> str:
     """The method meant: its name, or the method bound to this very object."""
     if isinstance(call, str):
         return call
+    if inspect.iscoroutine(call):
+        call.close()
+        raise InvalidDefinition(
+            f"{call.__qualname__}() was called already; `later` takes the method itself, without parentheses"
+        )
     if not (inspect.ismethod(call) or isinstance(call, BoundJob)):
         raise InvalidDefinition(
             f'later takes a method of the object, by name or bound, as in later("call") or later(obj.call), not {shorten(call)}'
@@ -229,6 +238,15 @@ class Service:
         return Prepared(
             self.kind, name, method.what, encode, method.signature.result_type, method.options, call
         )
+
+    def check_takes_nothing(self, name: str) -> None:
+        """Refuse a `@job` method with arguments where none can be given."""
+        method = self._method(name)
+        if method.takes_arguments and method.signature.needs:
+            raise InvalidDefinition(
+                f"{method.what} takes arguments ({', '.join(method.signature.needs)}), and `later` passes none; "
+                f"write `await obj.{name}.later(…)`"
+            )
 
     def options_of(self, method: str | None) -> Mapping[str, Any]:
         return self.cls.__asyncjobs_options__ if method is None else self._method(method).options
@@ -329,13 +347,10 @@ class Service:
         if is_generator(function):
             raise InvalidDefinition(f"{what} is a generator; a job returns once, so collect what it yields")
         signature = method_signature(self.cls, name, function, f"{self.home}.{name}")
-        needing = [
-            each for each, taken in signature.taken.items() if taken.needs_a_value and taken.wanted is None
-        ]
-        if needing:
+        if signature.needs:
             raise InvalidDefinition(
-                f"{what} takes arguments ({', '.join(needing)}), and `later` passes none; decorate it with @job and write "
-                f"`await obj.{name}.later(…)`"
+                f"{what} takes arguments ({', '.join(signature.needs)}), and `later` passes none; decorate it with @job and "
+                f"write `await obj.{name}.later(…)`"
             )
         return _Method(name, what, function, is_async(function), False, signature, options)
 

@@ -65,6 +65,11 @@ class Signature:
         return {name: each.type for name, each in self.taken.items() if each.wanted is None}
 
     @functools.cached_property
+    def needs(self) -> tuple[str, ...]:
+        """The inputs that must be given."""
+        return tuple(name for name, each in self.taken.items() if each.needs_a_value and each.wanted is None)
+
+    @functools.cached_property
     def _signature(self) -> inspect.Signature:
         return inspect.Signature([each.parameter for each in self.taken.values()])
 
@@ -94,8 +99,8 @@ class Signature:
             raise InvalidInput(
                 f"{what} does not take these arguments: {error}{self._advice(kwargs)}"
             ) from error
-        for name, each in self.taken.items():
-            if name not in bound and each.needs_a_value and each.wanted is None:
+        for name in self.needs:
+            if name not in bound:
                 raise InvalidInput(f"{what} needs a value for {name!r}")
         return {name: value for name, value in bound.items() if name not in self.supplied}
 

@@ -38,4 +38,6 @@ def check_later_options(given: Mapping[str, Any], where: str) -> None:
     if "at" in given:
         moment(given["at"], "at")
     if "jobs" in given and not isinstance(given["jobs"], Enqueuer):
-        raise InvalidOption(f"jobs={given['jobs']!r} is not a Jobs")
+        raise InvalidOption(
+            f"jobs= got {type(given['jobs']).__name__}, which is no Jobs"
+        )  # it may be a DSN: not shown
