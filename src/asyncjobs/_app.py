@@ -123,9 +123,9 @@ class Jobs(Enqueuer):
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[None]:
+        self._check_process()
         loop = asyncio.get_running_loop()
         if self._opened is not None:
-            self._check_process()
             raise MisusedJobs(
                 f"{self!r} is open already{'' if self._opened[0] is loop else ' on another event loop'}; "
                 "open it once, in the application's lifespan, and share it"
@@ -139,7 +139,6 @@ class Jobs(Enqueuer):
             ambient.closed(self)
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 await self.close_enqueuing()
-                await self._own_source.close()
             self._opened = None
 
     def _settings_for(self, queues: Mapping[str, int | None] | None, slots: int | None) -> Settings:
