@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+
 from asyncjobs import Jobs
 from tests.postgres import Cluster, Databases, cluster_for_tests, databases_of
 

@@ -288,7 +288,7 @@ class Jobs(Enqueuer):
             raise WhichJobs(f"{self!r} runs no jobs; enter `async with jobs.running():` first")
         await self._supervisor.runner.connected()
         while not self._supervisor.runner.is_idle:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # noqa: ASYNC110 -- idleness is a state of several parts; no one of them could tell
 
     @property
     def is_degraded(self) -> bool:

@@ -47,6 +47,14 @@ class Takes(Later):
     async def method(self, *, value: Any = None, number: int = 0, text: str = "") -> None: ...
 
 
+@attrs.frozen
+class Named(Later):
+    text: str
+
+    @job
+    async def method(self, text: str) -> None: ...
+
+
 @job
 async def function(  # noqa: PLR0917
     value: Any = None,
@@ -192,7 +200,7 @@ async def test_the_limit_is_configurable(dsn: str) -> None:
         await function.later(text="x" * 80)
         for refused in (
             function.later(text="ü" * 50),
-            Takes(text="x" * 40).method.later(text="x" * 60),
+            Named("x" * 40).method.later("x" * 60),
             function.set(meta={"a": "x" * 100}).later(),
         ):
             with pytest.raises(InvalidInput, match="more than the limit of 100"):
@@ -213,6 +221,18 @@ async def test_who_runs_a_job_need_not_have_the_limit_of_who_enqueued_it(dsn: st
     async with Jobs(dsn).running() as jobs:
         for handle in handles:
             assert await jobs.handle(handle.id).result(timeout=20) is None
+
+
+async def test_a_moment_may_be_written_in_any_zone(dsn: str) -> None:
+    """Also where the offset is one that Postgres does not read."""
+    odd = dt.timezone(dt.timedelta(hours=1, microseconds=1))
+    at = dt.datetime(2030, 1, 1, tzinfo=odd)
+    async with Jobs(dsn):
+        handles = [
+            await function.set(at=at).later(),
+            *await Later.later_many([Takes(), Takes()], "call", at=at),
+        ]
+        assert [(await handle.job()).scheduled_at for handle in handles] == [at] * 3
 
 
 async def test_the_last_moment_of_the_calendar_can_be_kept(dsn: str) -> None:

@@ -27,6 +27,7 @@ from asyncjobs import (
     Later,
     job,
 )
+from tests.kinds import forgotten
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -190,6 +191,38 @@ async def test_arguments_are_given_to_the_method_itself(running: Jobs) -> None:
         assert str(refusal.value) == (
             "Mailer.welcome takes arguments (user_id), and `later` passes none; write `await obj.welcome.later(…)`"
         )
+
+
+async def test_a_function_may_have_grown_since(running: Jobs) -> None:
+    """Parameters with defaults, wherever they were added, do not disturb the jobs enqueued before."""
+    with forgotten():
+
+        @job(kind="test_job:grown")
+        async def before(b: int, /) -> list[int]:
+            return [b]
+
+        @job(kind="test_job:grown_many")
+        async def many_before(*rest: int) -> list[int]:
+            return list(rest)
+
+        await running.pause("growing")
+        handles = [
+            await before.set(queue="growing").later(5),
+            await many_before.set(queue="growing").later(5, 6),
+            await many_before.set(queue="growing").later(),
+        ]
+    with forgotten():
+
+        @job(kind="test_job:grown")
+        async def since(a: int = 1, b: int = 2, /, *, c: int = 3) -> list[int]:
+            return [a, b, c]
+
+        @job(kind="test_job:grown_many")
+        async def many_since(first: int = 0, *rest: int, **others: int) -> list[int]:
+            return [first, *rest, *others.values()]
+
+        await running.resume("growing")
+        assert [await handle.result(timeout=10) for handle in handles] == [[1, 5, 3], [0, 5, 6], [0]]
 
 
 async def test_the_class_options_hold_for_its_job_methods(running: Jobs) -> None:
@@ -392,6 +425,7 @@ def test_a_job_looks_as_its_function() -> None:
     assert bare.__module__ == __name__
     assert str(inspect.signature(bare)) == "(user_id: 'int', *, locale: 'str' = 'en') -> 'str'"
     assert inspect.unwrap(bare) is bare.function
+    assert bare.__globals__ is globals()  # type: ignore[attr-defined]  # where frameworks look names up
     assert repr(bare).endswith("test_job.bare>")
 
 

@@ -178,7 +178,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 def python(*args: str, at: Path) -> list[str]:
     """What a fresh Python printed."""
-    environment = {**os.environ, "PYTHONPATH": str(at)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(at), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [sys.executable, "-W", "error", *args],
         cwd=at,

@@ -61,7 +61,7 @@ async def nothing() -> None: ...
 
 
 @job
-async def undeclared():  # type: ignore[no-untyped-def]
+async def undeclared():
     return {"a": [1, 2.5, None, "x"]}
 
 

@@ -155,12 +155,12 @@ class ByPosition(Tells):
 class SaidByTheClass(Tells):
     point: Point
 
-    def __init__(self, point) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, point) -> None:
         self.point = point
 
 
 class Untyped(Tells):
-    def __init__(self, anything) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, anything) -> None:
         self.anything = anything
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 import asyncjobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import os
 import pwd
 import shutil
@@ -15,19 +16,19 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
 import asyncpg
 import psutil
 import pytest
-from tests.features import need, need_root
-from tests.waiting import eventually
 
 import asyncjobs
 from asyncjobs.embedded import DEV_SETTINGS, TEST_SETTINGS, Embedded, EmbeddedUnavailable, default_dir, watch
-from asyncjobs.embedded import binaries as binaries_module
 from asyncjobs.embedded.binaries import copy_of_wheel, find_binaries, version_of
+from tests.features import need, need_root
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -108,6 +109,8 @@ class User:
 
     def dsn(self):
         """Wait until it uses the server."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         said = self.process.stdout.readline().strip()
         assert said, self.process.stderr.read()
         self.home = Path(self.process.stdout.readline().strip())
@@ -163,6 +166,15 @@ def servers_of(home):
     return [each.pid for each in found if each.ppid() not in {other.pid for other in found}]
 
 
+def is_left_clean(home):
+    return no_process_of(home) and not home.exists()
+
+
+def only(found):
+    (one,) = found
+    return one
+
+
 def watchers_of(home):
     return [each for each in processes_of(home) if watch.__file__ in command_of(each)]
 
@@ -183,9 +195,11 @@ def embedded_in(home, **options):
 def python_for_nobody():
     """An interpreter `nobody` may run, with what we import; None if this machine has none."""
     for python in (sys.executable, shutil.which("python3", path=os.defpath)):
+        if python is None:
+            continue
         try:
             asked = [python, "-c", "import asyncjobs.embedded, asyncpg"]
-            if python and not subprocess.run(asked, capture_output=True, **as_nobody()).returncode:
+            if not subprocess.run(asked, capture_output=True, **as_nobody()).returncode:
                 return python
         except OSError:
             continue
@@ -309,7 +323,7 @@ def test_the_wheel_is_never_imported():
 def test_without_the_wheel_the_error_says_what_to_do(home, monkeypatch):
     """It names the extra, the variable and the DSN; and it makes no folder."""
     monkeypatch.delenv("ASYNCJOBS_PG_BIN", raising=False)
-    monkeypatch.setattr(binaries_module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EmbeddedUnavailable, match=r"\[embedded\].*ASYNCJOBS_PG_BIN.*DSN"):
         embedded_in(home).start()
     assert not home.exists()
@@ -336,7 +350,7 @@ def test_the_binaries_can_be_named(monkeypatch):
 def test_no_postgres_is_taken_from_path(monkeypatch):
     """Which Postgres runs is said, not guessed."""
     there = find_binaries(18)
-    monkeypatch.setattr(binaries_module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(there))
     with pytest.raises(EmbeddedUnavailable):
         find_binaries(18)
@@ -388,7 +402,7 @@ async def test_an_ephemeral_server_of_another_user_leaves_nothing(folder, users)
         user = users("", keep=False, python=python_for_nobody(), **as_nobody())
         assert await ask(user.dsn()) == 1
         end(user)
-        eventually(lambda home=user.home: no_process_of(home) and not home.exists())
+        eventually(partial(is_left_clean, user.home))
 
 
 @pytest.mark.faults
@@ -694,10 +708,10 @@ async def test_a_killed_server_is_recovered(home):
     stayed = Embedded(dir=home)
     dsn = stayed.start()
     await ask(dsn, "create table kept ()")
-    os.kill(*servers_of(home), signal.SIGKILL)
+    os.kill(only(servers_of(home)), signal.SIGKILL)
     with Embedded(dir=home).running() as dsn:
         assert await ask(dsn, "select count(*) from kept") == 0
-    os.kill(*servers_of(home), signal.SIGKILL)
+    os.kill(only(servers_of(home)), signal.SIGKILL)
     assert await ask(stayed.start(), "select count(*) from kept") == 0
     stayed.stop()
     assert servers_of(home) == []
@@ -707,7 +721,7 @@ async def test_a_killed_server_is_stopped_too(home):
     """`stop` after SIGKILL of the postmaster leaves none of its children behind."""
     embedded = embedded_in(home, keep=False)
     embedded.start()
-    os.kill(*servers_of(home), signal.SIGKILL)
+    os.kill(only(servers_of(home)), signal.SIGKILL)
     embedded.stop()
     assert not home.exists()
     assert not [each for each in processes_of(home) if each.name() == "postgres"]
@@ -724,7 +738,7 @@ async def test_a_busy_child_of_a_killed_server_is_ended(home, then):
     query = asyncio.ensure_future(connection.fetchval(endless))
     await asyncio.sleep(0)
     await asyncio.to_thread(eventually, lambda: psutil.Process(pid).cpu_times().user > 0.2)
-    os.kill(*servers_of(home), signal.SIGKILL)
+    os.kill(only(servers_of(home)), signal.SIGKILL)
     await asyncio.to_thread(getattr(embedded, then))
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     with pytest.raises((asyncpg.PostgresError, ConnectionError, asyncpg.InterfaceError)):
@@ -741,7 +755,7 @@ async def test_a_server_that_does_not_obey_is_told_harsher(home, monkeypatch):
     monkeypatch.setattr(watch, "HARSHER_AFTER", 0.5)
     embedded = Embedded(dir=home)
     await ask(embedded.start(), "create table kept ()")
-    os.kill(*servers_of(home), signal.SIGSTOP)
+    os.kill(only(servers_of(home)), signal.SIGSTOP)
     embedded.stop()
     assert servers_of(home) == []
     with Embedded(dir=home).running() as dsn:

@@ -17,6 +17,10 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from asyncjobs._define.codec import Codec
+from asyncjobs._define.faithful import difference, shorten
+from asyncjobs.errors import InvalidInput, UndecodableInput
 from tests.strategies import (
     Colour,
     Level,
@@ -31,10 +35,6 @@ from tests.strategies import (
     typed_values,
     types_with_values,
 )
-
-from asyncjobs._define.codec import Codec
-from asyncjobs._define.faithful import difference, shorten
-from asyncjobs.errors import InvalidInput, UndecodableInput
 
 codec = Codec()
 NOON = dt.datetime.fromisoformat("2024-05-01T12:00:00")

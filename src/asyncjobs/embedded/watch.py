@@ -160,7 +160,7 @@ def stop_server(home: Path, *, in_order: bool) -> None:
 
 def end_orphans(home: Path) -> None:
     """Tell the children of a dead postmaster to end: one busy with a query would not notice that it died."""
-    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - rarely needed, and not small
+    import psutil  # noqa: PLC0415 - rarely needed, and not small
 
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
