@@ -12,7 +12,7 @@ from asyncjobs._define.handle import Handle, typed_reader
 from asyncjobs._enqueue.ambient import which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._enqueue.options import check_later_options
-from asyncjobs._model.durations import moment, seconds
+from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.options import DefinitionOptions, definition_options, stored_options
 from asyncjobs.errors import InvalidInput, InvalidOption
@@ -57,7 +57,7 @@ class Prepared(Generic[R]):
             priority=merged["priority"],
             max_attempts=merged["max_attempts"],
             delay=seconds(call["delay"], "delay") if "delay" in call else None,
-            scheduled_at=moment(call["at"], "at") if "at" in call else None,
+            scheduled_at=call.get("at"),
             tags=merged.get("tags"),
             meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
             options=stored_options(call),
