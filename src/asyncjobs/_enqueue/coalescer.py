@@ -18,7 +18,7 @@ import attrs
 
 from asyncjobs._model.job import NewJob
 from asyncjobs._store.connection import abandon, is_closed
-from asyncjobs._store.faults import is_bad_data, is_lost, is_rolled_back, is_transient
+from asyncjobs._store.faults import is_bad_data, is_cancelled, is_lost, is_rolled_back, is_transient
 from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
@@ -65,8 +65,8 @@ class Coalescer:
             # Alone: sent from here, for a task of its own would cost two turns of the loop.
             return await self._store(jobs, wake=wake)
         except _NotConnected as error:
-            self._fail_all((), error)  # the others would wait for the same in vain
-            raise
+            self._fail_all((), error.said)  # the others would wait for the same in vain
+            raise error.said from error.said.__cause__
         finally:
             self._go_on()
 
@@ -115,7 +115,7 @@ class Coalescer:
             jobs = [job for order in orders for job in order.jobs]
             ids = await self._store(jobs, wake=any(order.wake for order in orders))
         except _NotConnected as error:
-            self._fail_all(orders, error)
+            self._fail_all(orders, error.said)
         except Exception as error:
             if is_bad_data(error) and len(orders) > 1:  # one bad order must not take the others with it
                 half = len(orders) // 2
@@ -180,7 +180,7 @@ class Coalescer:
             try:
                 connection = await self._hold.enter_async_context(self._source.connection())
             except DatabaseUnavailable as error:
-                raise _NotConnected(str(error)) from error
+                raise _NotConnected(error) from None
             self._session = Session(connection, self._schema)
         return self._session
 
@@ -212,8 +212,12 @@ class Coalescer:
         self._letting_go = asyncio.get_running_loop().call_later(self._source.linger, now)
 
 
-class _NotConnected(DatabaseUnavailable):
+class _NotConnected(Exception):
     """No connection could be had, so nothing was sent."""
+
+    def __init__(self, said: DatabaseUnavailable) -> None:
+        super().__init__(said)
+        self.said = said
 
 
 def _fail(orders: Iterable[_Order], error: Exception) -> None:
@@ -236,6 +240,6 @@ def _honest(error: Exception) -> Exception:
             f"the connection was lost while the job was stored ({words}); "
             "whether it was is not known, so look before you enqueue it again"
         )
-    if is_transient(error):
+    if is_transient(error) or is_cancelled(error):
         return DatabaseUnavailable(f"the job was not stored ({words}); try again")
     return error

@@ -63,6 +63,11 @@ def is_rolled_back(error: BaseException) -> bool:
     return state is not None and state.startswith("40") and state != "40003"  # there completion is unknown
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Somebody cancelled the statement, or a timeout of the server's did: nothing was done."""
+    return sqlstate(error) == "57014"
+
+
 def is_missing_schema(error: BaseException) -> bool:
     """A table, column or function of ours is not there."""
     return sqlstate(error) in _NO_SCHEMA
