@@ -33,6 +33,7 @@ from asyncjobs._define import registry
 from tests.waiting import eventually_async
 
 ROOT = Path(__file__).parent.parent
+COMMAND = 45  #: seconds one may take; fewer than a test's
 TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 _BLOCK = re.compile(
@@ -175,9 +176,10 @@ class Page:
         python = Path(sys.executable)
         if words[0] == "python":
             words[0] = str(python)
-        done = await anyio.run_process(
-            words, cwd=self.folder, env=self._env(), check=False, stderr=subprocess.STDOUT
-        )
+        with anyio.fail_after(COMMAND):
+            done = await anyio.run_process(
+                words, cwd=self.folder, env=self._env(), check=False, stderr=subprocess.STDOUT
+            )
         said = done.stdout.decode()
         assert done.returncode == 0, f"{self.path}: $ {command} exits with {done.returncode}\n{said}"
         return said
