@@ -99,6 +99,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "return_jobs": lambda s: claims.return_jobs(
         s, RUNNER, [Returned(a_job(), LiveState.RETRYABLE, 1.5, True, '{"attempt": 1}')]
     ),
+    "wake_others": lambda s: claims.wake_others(s, ["q"]),
     "withdraw_idle": lambda s: claims.withdraw_idle(s, ["q"]),
 }
 MIGRATING = {"analyze_jobs", "create_schema", "lock_migrations", "read_version", "record_migration"}

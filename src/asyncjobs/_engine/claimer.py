@@ -36,6 +36,7 @@ from asyncjobs._store.claims import (
     claim_jobs,
     is_past_horizon,
     look_around,
+    wake_others,
     withdraw_idle,
 )
 from asyncjobs._store.session import Session
@@ -90,6 +91,7 @@ class Claimer:
         self._quiet = False
         self._begun: set[int] = set()  # prefetched jobs that run: what runners.begun says
         self._unknown: set[str] = set()
+        self._promised: set[str] = set()  # queues of which jobs were committed here without waking others
         self._reset()
 
     def _reset(self) -> None:
@@ -97,6 +99,7 @@ class Claimer:
         self._drained = False
         self._looked_at = 0.0
         self._due_at: float | None = None
+        self._patient_until = 0.0  #: nothing was to be promoted, though it was due
         self._announced: set[str] = set()
         self._hungry_at = 0.0  #: when the slots last had nothing to do
         self._own_xid: int | None = None  #: to be waited out before sleeping
@@ -130,16 +133,19 @@ class Claimer:
         self._changed.set()
 
     def is_hungry(self, queue: str) -> bool:
-        """It takes a job of *queue* as soon as it is woken, so nobody else need be."""
+        """It takes a job of *queue* as soon as it is woken, or wakes others if it cannot after all."""
         pool = self._lanes.pool_of(queue)
         connected = self._identity.current is not None
-        return (
+        hungry = (
             pool is not None
             and pool.free > 0
             and connected
             and not self._quiet
             and queue not in self._lanes.paused
         )
+        if hungry:
+            self._promised.add(queue)
+        return hungry
 
     @property
     def is_drained(self) -> bool:
@@ -174,6 +180,8 @@ class Claimer:
             await self._changed.wait()
             return
         await self._withdraw_when_busy(session)
+        if self._promised:
+            await self._wake_others(session)
         if await self._begin(session, incarnation):
             return
         if self._due_at is not None and now >= self._due_at:
@@ -244,7 +252,16 @@ class Claimer:
         if any(lane.kind in kinds and self._room_for(lane, rooms) for lane in found):
             return True
         self._drained = not self._changed.is_set()
+        if self._drained:
+            self._promised.clear()
         return not self._drained
+
+    async def _wake_others(self, session: Session) -> None:
+        """More was committed here than this runner has slots for: those who are idle were not notified of it."""
+        full = {queue for queue in self._promised if (pool := self._lanes.pool_of(queue)) and not pool.free}
+        if full:
+            self._promised -= full
+            await wake_others(session, sorted(full))
 
     def _room_for(self, lane: Lane, rooms: dict[Pool, int]) -> bool:
         return lane.queue not in self._lanes.paused and any(pool.serves(lane.queue) for pool in rooms)
@@ -271,7 +288,7 @@ class Claimer:
     async def _look(self, session: Session) -> list[Lane]:
         lanes, due, paused = await look_around(session)
         now = self._looked_at = time.monotonic()
-        self._due_at = None if due is None else now + due
+        self._due_at = None if due is None else max(now + due, self._patient_until)
         self._lanes.paused = paused
         self._lanes.forget_old(now)
         known = self._kinds()
@@ -290,6 +307,8 @@ class Claimer:
 
     async def _promote(self, session: Session) -> None:
         promoted = await promote_jobs(session, A_BATCH)
+        if not promoted:  # somebody else promotes it, or holds it
+            self._patient_until = time.monotonic() + HORIZON_TO
         if sum(promoted.values()) < A_BATCH:
             await self._look(session)  # when the next one is due
         known = self._kinds()
@@ -301,24 +320,29 @@ class Claimer:
         """Announce that this runner is idle, and make sure that nobody looked for it just before."""
         if not self._rhythm.listens:
             return True
+        self._hungry_at = time.monotonic()
         missing = self._queues_with_free_slots() - self._announced
         if missing:
             refused, self._own_xid = await announce_idle(session, sorted(missing))
             self._announced |= missing - set(refused)
+            if refused:
+                await self._wait_longer()
             self._drained = False  # claim once more, now that enqueuers can see us
-            self._pause = HORIZON_FROM
             return False
         if self._own_xid is not None:
             past = await is_past_horizon(session, self._own_xid)
             if past:
                 self._own_xid = None
             else:
-                await self._wait(self._pause)
-                self._pause = min(self._pause * 2, HORIZON_TO)
+                await self._wait_longer()
             self._drained = False
             return False
-        self._hungry_at = time.monotonic()
         return True
+
+    async def _wait_longer(self) -> None:
+        """Each time, until something happens."""
+        self._pause = min(max(self._pause * 2, HORIZON_FROM), HORIZON_TO)
+        await self._wait(self._pause)
 
     def _queues_with_free_slots(self) -> set[str]:
         return {
@@ -329,13 +353,15 @@ class Claimer:
             if queue == EVERY_QUEUE or queue not in self._lanes.paused
         }
 
+    def _announced_in_vain(self) -> set[str]:
+        """Queues this runner is said to be idle on, and is not."""
+        return self._announced - self._queues_with_free_slots() if self._drained else self._announced
+
     async def _withdraw_when_busy(self, session: Session) -> None:
-        idle = self._queues_with_free_slots() if self._drained else set()
-        if idle >= self._announced:
+        busy = self._announced_in_vain()
+        if not busy:
             self._hungry_at = time.monotonic()
-            return
-        if time.monotonic() - self._hungry_at > KEEP_ANNOUNCED:
-            busy = self._announced - idle
+        elif time.monotonic() - self._hungry_at > KEEP_ANNOUNCED:
             await withdraw_idle(session, sorted(busy))
             self._announced -= busy
 
@@ -347,11 +373,11 @@ class Claimer:
             limit = self._pause = min(max(self._pause * 2, self._rhythm.poll_from), self._rhythm.poll_to)
         if self._due_at is not None:
             limit = min(limit, max(0.0, self._due_at - time.monotonic()))
-        if self._drained and self._announced and not self._queues_with_free_slots() >= self._announced:
+        hungry = not self._announced_in_vain()
+        if not hungry:
             limit = min(limit, KEEP_ANNOUNCED)
-        drained = self._drained
         woken = await self._wait(limit)
-        if drained:
+        if hungry:
             self._hungry_at = time.monotonic()
         if not woken:
             pause = self._pause

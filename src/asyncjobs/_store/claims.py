@@ -146,6 +146,11 @@ async def withdraw_idle(session: Session, queues: Sequence[str]) -> None:
     await session.fetchval("withdraw_idle", queues)
 
 
+async def wake_others(session: Session, queues: Sequence[str]) -> None:
+    """Wake runners that are idle on *queues*; this one does not count."""
+    await session.fetchval("wake_others", queues)
+
+
 async def is_past_horizon(session: Session, xid: int) -> bool:
     """Whether every transaction that began before *xid* is over."""
     past: bool = await session.fetchval("find_horizon", xid)
