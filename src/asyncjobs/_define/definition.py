@@ -39,12 +39,13 @@ class Definition(Generic[P, T, R]):
             setattr(self, look, getattr(function, look, None))
         self.function = function
         self.options: Mapping[str, Any] = options
-        self.is_async = is_async(function)
-        self.home = f"{module_of(function)}.{function.__qualname__}"
-        self._owner, _, self.name = function.__qualname__.rpartition(".")
-        self.is_method = bool(self._owner) and not self._owner.endswith("<locals>")
-        self.kind = options.get("kind") or kind_of(function)
-        self.signature = FunctionSignature(function, self.home, is_method=self.is_method)
+        self.is_async: bool = is_async(function)
+        self.home: str = f"{module_of(function)}.{function.__qualname__}"
+        self._owner, _, name = function.__qualname__.rpartition(".")
+        self.name: str = name
+        self.is_method: bool = bool(self._owner) and not self._owner.endswith("<locals>")
+        self.kind: str = options.get("kind") or kind_of(function)
+        self.signature: FunctionSignature = FunctionSignature(function, self.home, is_method=self.is_method)
         if not self.is_method:
             register(self)
         elif "kind" in options:
@@ -151,7 +152,7 @@ class BoundJob(Generic[P, T, R]):
     __doc__ = property(lambda self: self._definition.__doc__)
 
     def __init__(self, definition: Definition[Any, T, R], instance: Any) -> None:
-        self.__self__ = instance
+        self.__self__: Any = instance
         self._definition = definition
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:

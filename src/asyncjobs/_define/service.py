@@ -205,7 +205,7 @@ class Service:
     def __init__(self, cls: type[Later], kind: str) -> None:
         self.cls = cls
         self.kind = kind
-        self.home = f"{module_of(cls)}.{cls.__qualname__}"
+        self.home: str = f"{module_of(cls)}.{cls.__qualname__}"
         self._signature = ClassSignature(cls, self.home)
         self._methods: dict[str, _Method] = {}
         self._dependencies: dict[str | None, frozenset[Any]] = {}

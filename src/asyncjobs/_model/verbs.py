@@ -13,7 +13,7 @@ class Snooze(Verb):
     """Run me again after *delay* (a timedelta or seconds); this attempt does not count."""
 
     def __init__(self, delay: Duration) -> None:
-        self.delay = seconds(delay, "delay")
+        self.delay: float = seconds(delay, "delay")
         super().__init__(f"snoozed for {self.delay:g} s")
 
 
