@@ -105,8 +105,11 @@ class Attempt:
         if timeout is not None:
             timer = asyncio.get_running_loop().call_later(timeout, self._time_out, timeout)
         try:
-            if call.needed is not None and not await self._is_needed(call, call.needed):
-                return self._finished(FinalState.SKIPPED)
+            if call.needed is not None:
+                self.running.is_asked = True
+                if not await self._is_needed(call, call.needed):
+                    return self._finished(FinalState.SKIPPED)
+                self.running.is_asked = False
             value = await (call.function() if call.is_async else self._in_thread(call.function, call.what))
         finally:
             if timer is not None:

@@ -74,7 +74,8 @@ class CurrentJob(Protocol):
         """A transaction that commits what is written in it and the job's completion, or neither.
 
         Set `result` before its end. Raises LeaseLost at its end when another runner holds the job by now, and AlreadyCompleted
-        when the job was completed inside it or before; then everything written in it is rolled back.
+        when the job was completed inside it or before; then everything written in it is rolled back. In `needed()` it is a
+        plain one: there is nothing to complete yet.
         """
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
@@ -98,6 +99,7 @@ class RunningJob:
     ) -> None:
         self.result: Any = None
         self.result_type: Any = Any
+        self.is_asked = False  #: `needed()` looks whether there is something to do: nothing can be completed yet
         self.completed = False  #: by a transaction that is known to be committed
         self.handed_over = False  #: by `complete`, in a transaction somebody else ends
         self._owner = 0  #: the id of that transaction's connection, which is not kept alive
@@ -143,6 +145,10 @@ class RunningJob:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
+        if self.is_asked:
+            async with transaction(self._jobs) as joined:
+                yield joined.connection
+            return
         self._check_open(None)
         async with transaction(self._jobs, self._has_committed) as joined:
             yield joined.connection
