@@ -60,8 +60,13 @@ class Handle(Generic[R_co]):
         still open transaction that enqueued it, it would wait for itself.
         """
         limit = None if timeout is None else seconds(timeout, "timeout")
-        async with asyncio.timeout(limit):
-            job = await self._jobs.wait_for_job(self.id)
+        try:
+            async with asyncio.timeout(limit) as patience:
+                job = await self._jobs.wait_for_job(self.id)
+        except TimeoutError:
+            if patience.expired():
+                raise TimeoutError(f"job {self.id} has no result after {limit:g} s, and goes on") from None
+            raise
         if job.state is JobState.COMPLETED:
             if job.result_error is not None:
                 raise ResultNotStored(
