@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Any, TypeVar
 
 import attrs
 
@@ -25,6 +26,8 @@ from asyncjobs._store.source import Source
 from asyncjobs.errors import DatabaseUnavailable, WrongConnection
 
 logger = logging.getLogger("asyncjobs")
+
+T = TypeVar("T")
 
 AT_MOST = 1000  #: jobs in one statement
 BYTES_AT_MOST = 8_000_000  #: of inputs in one statement, unless it is one caller's
@@ -48,6 +51,7 @@ class Coalescer:
         self._schema = schema
         self._unclaimed = unclaimed  #: told of jobs that were stored after their caller had been cancelled
         self._orders: deque[_Order] = deque()
+        self._answer = Patience()
         self._busy = False  #: a statement is under way
         self._session: Session | None = None
         self._hold = AsyncExitStack()
@@ -143,6 +147,7 @@ class Coalescer:
                 await abandon(self._session.connection)
         await self._stay()
         await self._let_go()
+        self._answer.stop()
 
     def _fail_all(self, orders: Iterable[_Order], error: Exception) -> None:
         """Tell this to *orders*, and to all who wait behind them."""
@@ -153,15 +158,16 @@ class Coalescer:
 
     async def _store(self, jobs: Sequence[NewJob], *, wake: bool) -> list[int]:
         """Store *jobs* in one statement. Raises errors that say whether it was done."""
-        for tries_left in reversed(range(TRIES)):
+        tries = 0
+        while True:
             session = self._session
             if session is None or self._letting_go is not None or is_closed(session.connection):
                 session = await self._held()
             try:
-                async with asyncio.timeout(ANSWER):
-                    return await insert(session, jobs, wake=wake)
+                return await self._answer.within(insert(session, jobs, wake=wake))
             except Exception as error:
-                if is_rolled_back(error) and tries_left:
+                tries += 1
+                if is_rolled_back(error) and tries < TRIES:
                     continue
                 if is_transient(error) or is_closed(session.connection):
                     await abandon(session.connection)
@@ -170,7 +176,6 @@ class Coalescer:
                 if honest is error:
                     raise
                 raise honest from error
-        raise AssertionError("unreachable")
 
     async def _held(self) -> Session:
         await self._stay()
@@ -212,6 +217,55 @@ class Coalescer:
         self._letting_go = asyncio.get_running_loop().call_later(self._source.linger, now)
 
 
+class Patience:
+    """How long one statement at a time is waited for.
+
+    `asyncio.timeout` would set a timer for every statement, and cost as much as everything else here. This timer looks now and
+    then how long the statement of the moment has been under way.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._since = 0.0
+        self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def within(self, statement: Coroutine[Any, Any, T]) -> T:
+        """What *statement* returns. Raises TimeoutError when that takes longer than ANSWER."""
+        loop = asyncio.get_running_loop()
+        task = self._task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        self._since = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(ANSWER, self._look, loop)
+        try:
+            return await statement
+        except asyncio.CancelledError:
+            if self._is_over and task.uncancel() <= cancelling:
+                raise TimeoutError(f"no answer within {ANSWER:g} s") from None
+            raise
+        finally:
+            self._task, self._is_over = None, False
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._task is None:
+            return
+        left = self._since + ANSWER - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._look, loop)
+        else:
+            self._is_over = True
+            self._task.cancel()
+
+    def stop(self) -> None:
+        """Leave no timer behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class _NotConnected(Exception):
     """No connection could be had, so nothing was sent."""
 
@@ -234,7 +288,7 @@ def _honest(error: Exception) -> Exception:
             f"the job was not stored, because this database cannot be written: {error}"
         )
     if isinstance(error, TimeoutError):
-        words = f"no answer within {ANSWER:g} s"
+        words = str(error)
     if is_lost(error):
         return DatabaseUnavailable(
             f"the connection was lost while the job was stored ({words}); "
