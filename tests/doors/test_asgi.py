@@ -144,7 +144,7 @@ async def test_requests_pass_through(dsn: str) -> None:
     wrapped = Jobs(dsn).asgi(app)
     for kind in ("http", "websocket"):
         scope, receive, send = {"type": kind}, object(), object()
-        await wrapped(scope, receive, send)  # type: ignore[arg-type]
+        await wrapped(scope, receive, send)
         assert passed[-1] == (scope, receive, send)
 
 

@@ -23,6 +23,7 @@ from asyncjobs._engine.claimer import Claimer
 from asyncjobs._engine.completer import Completer
 from asyncjobs._keeper.keeper import Keeper
 from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._runner.runner import Runner
 from asyncjobs._upkeep.janitor import Janitor
 from asyncjobs.embedded import TEST_SETTINGS, Embedded
 from asyncjobs.embedded.watch import Postmaster
@@ -467,3 +468,26 @@ async def test_a_fault_that_comes_again_and_again_is_borne(
     assert time.monotonic() - started < 1.6 + 0.7
     said = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert 2 <= len(said) <= 6
+
+
+async def test_a_job_that_could_not_be_begun_is_not_lost(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of ours between claim and begin: the job goes back, unburnt, and no slot is lost with it."""
+    begin, failed = Runner._attempt, list[int]()
+
+    def fail_twice(self: Runner, attempt: Any, pool: Any) -> Any:
+        if len(failed) < 2:
+            failed.append(attempt.job.id)
+            raise RuntimeError("a bug")
+        return begin(self, attempt, pool)
+
+    monkeypatch.setattr(Runner, "_attempt", fail_twice)
+    async with Jobs(dsn, slots=1).running():
+        handle = await Task(1).later("quick")
+        assert await handle.result(timeout=10) == 1
+        assert (await handle.job()).attempt == 1
+        other = await Task(2).later("quick")
+        assert await other.result(timeout=10) == 2
+    assert len(failed) == 2
+    assert "RuntimeError: a bug" in caplog.text

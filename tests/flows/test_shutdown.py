@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -378,6 +379,114 @@ async def test_the_job_of_a_thread_is_nobody_elses_while_it_runs(
         assert await jobs.handle(handle.id).result(timeout=10) == "done"
         assert witness.told.count("ended") == 2
         assert (await jobs.handle(handle.id).job()).attempt == 1
+
+
+# Signals
+
+
+class Handled:
+    """Somebody's signal handler."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.heard = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.numbers.append(number)
+        self.loop.call_soon_threadsafe(self.heard.set)
+
+
+def is_quiet(jobs: Jobs) -> bool:
+    assert jobs._supervisor is not None
+    return jobs._supervisor.runner._claimer._quiet
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts back what a test did to the signals, whatever becomes of it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("handlers")
+async def test_a_signal_is_heard_and_left_to_its_owner(dsn: str, number: signal.Signals) -> None:
+    """Whoever handled it handles it still; the runner claims nothing more; afterwards the handler is where it was."""
+    handler = Handled()
+    signal.signal(number, handler)
+    async with Jobs(dsn).running() as jobs:
+        os.kill(os.getpid(), number)
+        await handler.heard.wait()
+        await asyncio.sleep(0)
+        assert handler.numbers == [number]
+        assert is_quiet(jobs)
+        handle = await Work("well").later("call")
+        await asyncio.sleep(0.3)
+        assert untouched(await handle.job())
+    now: object = signal.getsignal(number)
+    assert now is handler
+    os.kill(os.getpid(), number)
+    assert handler.numbers == [number, number]
+
+
+@pytest.mark.usefixtures("handlers")
+async def test_the_loops_own_signal_handlers_are_heard_and_kept(dsn: str) -> None:
+    """`loop.add_signal_handler`, as hypercorn uses it, works on through its wakeup descriptor; removing it works too."""
+    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, heard.set)
+    before = signal.getsignal(signal.SIGTERM)
+    async with Jobs(dsn).running() as jobs:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await heard.wait()
+        assert is_quiet(jobs)
+    assert signal.getsignal(signal.SIGTERM) is before
+    heard.clear()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await heard.wait()
+    assert loop.remove_signal_handler(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("handlers")
+async def test_a_signal_nobody_handles_stays_unhandled(dsn: str) -> None:
+    """Where SIGTERM ends the process at once, it still does; where it is ignored, it still is."""
+    for default in (signal.SIG_DFL, signal.SIG_IGN):
+        signal.signal(signal.SIGTERM, default)
+        async with Jobs(dsn).running():
+            assert signal.getsignal(signal.SIGTERM) is default
+        assert signal.getsignal(signal.SIGTERM) is default
+
+
+@pytest.mark.usefixtures("handlers")
+async def test_a_handler_that_came_after_ours_is_not_taken_away(dsn: str) -> None:
+    """A server that installs its handler late has it for good."""
+    late = Handled()
+    signal.signal(signal.SIGTERM, Handled())
+    async with Jobs(dsn).running():
+        signal.signal(signal.SIGTERM, late)
+    assert signal.getsignal(signal.SIGTERM) is late
+
+
+@pytest.mark.usefixtures("handlers")
+async def test_outside_the_main_thread_signals_are_let_be(dsn: str) -> None:
+    """A loop in another thread, as a test client has, may not touch them, and jobs run there all the same."""
+    before = Handled()
+    signal.signal(signal.SIGTERM, before)
+    seen: list[object] = []
+
+    async def main() -> None:
+        witness.let_go = asyncio.Event()
+        async with Jobs(dsn).running():
+            seen.append(signal.getsignal(signal.SIGTERM))
+            handle = await Quick(3).later("call")
+            seen.append(await handle.result(timeout=10))
+
+    await asyncio.to_thread(asyncio.run, main())
+    assert seen == [before, 3]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # Processes

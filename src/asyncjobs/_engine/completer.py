@@ -56,6 +56,10 @@ class Completer:
         """How many outcomes the database does not have yet."""
         return len(self._outcomes) + len(self._writing)
 
+    def ids(self) -> set[int]:
+        """The jobs whose outcomes the database does not have yet."""
+        return {outcome.job.id for outcome in (*self._writing, *self._outcomes)}
+
     async def run(self) -> None:
         """Write, for ever."""
         patience = Patience("the completer")
@@ -73,6 +77,8 @@ class Completer:
             async with link(self._source, self._schema, pooled=self._pooled) as session:
                 for first in range(0, len(outcomes), A_BATCH):
                     await self._write(session, incarnation, outcomes[first : first + A_BATCH])
+        self._writing, self._outcomes = [], []
+        self._empty.set()
 
     async def _write_over(self, session: Session, patience: Patience) -> None:
         while True:

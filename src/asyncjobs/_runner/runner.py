@@ -35,6 +35,8 @@ from asyncjobs._upkeep.janitor import Janitor, Retention
 
 logger = logging.getLogger("asyncjobs")
 
+HURRIED = 1.0  #: seconds for writing what jobs came to, when the runner stops in a hurry
+
 
 @attrs.frozen(kw_only=True)
 class Settings:
@@ -107,7 +109,12 @@ class Runner:
         attempt = Attempt(job, running, self._codec, self._settings.provide, started=started)
         self._attempts[job.id] = attempt
         pool.occupied += 1
-        attempt.task = self._loop.create_task(self._attempt(attempt, pool))
+        try:
+            attempt.task = self._loop.create_task(self._attempt(attempt, pool))
+        except BaseException:
+            pool.occupied -= 1
+            del self._attempts[job.id]
+            raise
 
     async def _attempt(self, attempt: Attempt, pool: Pool) -> None:
         job = attempt.job
@@ -194,6 +201,10 @@ class Runner:
         self._claimer.look_again()
 
     def held(self) -> Sequence[Claim]:
+        running, unwritten = self._attempts.keys(), self._completer.ids()
+        prefetched = {job.id for pool in self._pools for job in pool.prefetched}
+        for job_id in self._held.keys() - running - unwritten - prefetched:
+            del self._held[job_id]  # a fault of ours between claim and begin: whoever answers for nothing gets nothing
         return [Claim(job_id, token) for job_id, token in self._held.items()]
 
     def lost(self, claims: Sequence[Claim]) -> None:
@@ -263,8 +274,9 @@ class Runner:
             attempt.stop("shutdown")
         await self._wait_for_attempts(2 * eighth, None, but_threads=True)
         self._end_attempts()
+        in_a_hurry = hurry is not None and hurry.is_set()
         left = 7.7 * eighth - (time.monotonic() - started)
-        with anyio.move_on_after(eighth * 0.7 if hurry is not None and hurry.is_set() else left):
+        with anyio.move_on_after(min(left, HURRIED) if in_a_hurry else left):
             await self._completer.flush()
         if self._completer.unwritten:
             logger.warning(
@@ -312,6 +324,6 @@ class Runner:
     async def salvage(self) -> None:
         """Say what came of the jobs, now that everything of this runner was cancelled at once, by somebody in a hurry."""
         self.quiet()
-        await self._wait_for_attempts(1, None, but_threads=True)
-        with anyio.move_on_after(1):
+        await self._wait_for_attempts(HURRIED, None, but_threads=True)
+        with anyio.move_on_after(HURRIED):
             await self._completer.write_once()

@@ -35,11 +35,11 @@ class Supervisor:
         """Jobs run while this is entered."""
         self._jobs.runner = self.runner
         owner = asyncio.create_task(self._own(), name="asyncjobs runner")
-        try:
-            with heard_first(self.runner.quiet, self.hurry.set):
+        with heard_first(self.runner.quiet, self.hurry.set):
+            try:
                 yield
-        finally:
-            await self._stop(owner)
+            finally:
+                await self._stop(owner)
 
     async def _own(self) -> None:
         """Run the runner until it is stopped. Whatever ends it before is a fault of ours, never the application's."""
