@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from sphinx.application import Sphinx
+
 project = "asyncjobs"
 copyright = "the authors of asyncjobs"  # noqa: A001 -- Sphinx's word
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinxcontrib.mermaid"]
@@ -19,3 +23,17 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 add_module_names = False
 python_use_unqualified_type_names = True
+default_role = "code"  # what docstrings put in single backticks
+html_copy_source = False
+
+HIDDEN = re.compile(r"<!-- run:\n.*?-->", re.DOTALL)
+
+
+def without_the_stage(app: Sphinx, name: str, source: list[str]) -> None:  # noqa: ARG001
+    """Leave out what tests run and readers do not see, and keep the numbers of the lines."""
+    source[0] = HIDDEN.sub(lambda hidden: "\n" * hidden[0].count("\n"), source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", without_the_stage)
