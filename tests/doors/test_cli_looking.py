@@ -20,6 +20,7 @@ from asyncjobs import Jobs, JobState, job
 from asyncjobs.cli.main import asyncjobs
 from tests.command import Shell, appears, open_shop
 from tests.features import need
+from tests.waiting import DEADLINE
 
 
 @job(kind="test_cli_looking:greet", queue="mail", max_attempts=2)
@@ -195,7 +196,8 @@ async def test_cancel_asks_the_runner_of_a_running_job(tmp_path: Path, dsn: str)
             await appears(mark)
             done = await shop("cancel", "shop.main:jobs", "1", "--json")
             assert (done.code, done.data) == (0, [{"id": 1, "outcome": "requested"}])
-            assert (await jobs.wait_for_job(1)).state is JobState.CANCELLED
+            with anyio.fail_after(DEADLINE):
+                assert (await jobs.wait_for_job(1)).state is JobState.CANCELLED
 
 
 async def test_pause_and_resume(shell: Shell, dsn: str) -> None:
@@ -238,15 +240,16 @@ async def test_migrate_prints_what_it_would_run(tmp_path: Path, database: str) -
 async def test_migrate_without_the_right_to(tmp_path: Path, database: str) -> None:
     """A role that may not create the schema is told so, in one sentence."""
     connection = await asyncpg.connect(database)
-    await connection.execute("drop role if exists poor_of_cli; create role poor_of_cli login")
+    role = f"poor_of_cli_{os.getpid()}"  # roles are the server's, not the database's
+    await connection.execute(f"create role {role} login")
     try:
-        poor = re.sub(r"//[^@/]*@", "//poor_of_cli@", database)
+        poor = re.sub(r"//[^@/]*@", f"//{role}@", database)
         assert poor != database
         done = await Shell(tmp_path)("migrate", "--dsn", poor)
         assert (done.code, "Postgres refuses: permission denied" in done.err) == (1, True)
         assert "Traceback" not in done.err
     finally:
-        await connection.execute("drop role poor_of_cli")
+        await connection.execute(f"drop role {role}")
         await connection.close()
 
 
