@@ -357,3 +357,12 @@ async def test_the_first_uses_at_once_share_one_pool(dsn: str) -> None:
                 await asyncio.sleep(0.01)
     finally:
         await admin.close()
+
+
+async def test_behind_a_pooler_nothing_is_prepared(dsn: str) -> None:
+    """`listen=False` is for transaction poolers, where the next statement may meet another server."""
+    async with Jobs(dsn, listen=False) as jobs:
+        await jobs.count_jobs()
+        async with jobs.connection() as connection:
+            await connection.fetch("select 1 where $1::int = 1", 1)
+            assert not await connection.fetch("select from pg_prepared_statements where statement like '%where $1::int%'")

@@ -222,7 +222,7 @@ class Service:
         check_findable(self.kind, self.home)
         method = self._method(name)
         inputs = self._inputs_of(instance)
-        arguments = method.signature.inputs(args, kwargs, method.what) if method.takes_arguments else None
+        arguments = self._arguments_of(method, args, kwargs) if method.takes_arguments else None
 
         def encode(codec: Codec) -> str:
             text = codec.encode(inputs, self._signature.types, what=self.cls.__qualname__)
@@ -276,6 +276,15 @@ class Service:
 
     def result_type(self, method: str | None) -> Any:
         return self._method(method or "").signature.result_type
+
+    def _arguments_of(self, method: _Method, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return method.signature.inputs(args, kwargs, method.what)
+        except InvalidInput as error:
+            if args or kwargs:
+                raise
+            # Most likely named in `later`, which passes no arguments.
+            raise InvalidInput(f"{error}; pass it with `await obj.{method.name}.later(…)`") from error
 
     def _inputs_of(self, instance: Later) -> dict[str, Any]:
         inputs = {}

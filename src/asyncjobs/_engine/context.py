@@ -191,7 +191,7 @@ class RunningJob:
                 result, self.result_type, what=f"the result of job {self.id}"
             )
         except InvalidInput as error:
-            finished.result_error = f"{error}; what a job that completes in its own transaction returns is not kept: set current_job().result"
+            finished.result_error = f"{error}; current_job().result must be what the method is declared to return"
             logger.warning("job %s (%s) completes, but its result is not kept: %s", self.id, self.kind, error)
         with explained(joined, "the job was completed"):
             if await self._finish(session, finished):

@@ -54,8 +54,12 @@ class DsnSource:
 
     linger = float("inf")
 
-    def __init__(self, dsn: str, connect: Connect | None = None, *, size: int = 10) -> None:
+    def __init__(
+        self, dsn: str, connect: Connect | None = None, *, pooled: bool = False, size: int = 10
+    ) -> None:
         self._dsn = plain_dsn(dsn)
+        # A pooler may give the next statement to a server that has not prepared it.
+        self._given: dict[str, Any] = {"statement_cache_size": 0} if pooled else {}
         self._connect = connect
         self._size = size
         self._pool: Any = None
@@ -69,7 +73,7 @@ class DsnSource:
             yield connection
 
     async def connect(self) -> Any:
-        return await connect_with(self._connect or (lambda: open_connection(dsn=self._dsn)))
+        return await connect_with(self._connect or (lambda: open_connection(dsn=self._dsn, **self._given)))
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -83,7 +87,7 @@ class DsnSource:
 
     async def _open(self) -> Any:
         if self._pool is None:
-            more: dict[str, Any] = {}
+            more = dict(self._given)
             if self._connect is not None:
                 connect = self._connect
                 more["connect"] = lambda *_, **__: connect()
