@@ -29,6 +29,7 @@ from asyncjobs import (
     current_job,
     job,
 )
+from asyncjobs._engine.attempt import Attempt
 from asyncjobs._keeper.vigilance import Vigilance
 from tests.waiting import eventually_async
 
@@ -687,3 +688,32 @@ async def test_a_job_may_cancel_itself(jobs: Jobs, how: str) -> None:
     done = await final(await gives_up.later(how))
     assert done.state is S.CANCELLED
     assert [error.error for error in done.errors] == ["Cancel: nothing to do here"]
+
+
+async def test_a_fault_of_ours_after_a_job_is_told_and_the_job_tried_again(dsn, monkeypatch, caplog):
+    """A job whose outcome asyncjobs itself fails to find out does not stay running for ever, nor quietly."""
+    came_to = Attempt.came_to
+    faults = iter([RuntimeError("a fault")])
+
+    def faulty(self, error):
+        for fault in faults:
+            raise fault
+        return came_to(self, error)
+
+    monkeypatch.setattr(Attempt, "came_to", faulty)
+    async with Jobs(dsn).running():
+        handle = await fails_once.later()
+        assert await handle.result(timeout=20) == "the second time"
+    assert [record.levelname for record in caplog.records if "fault of asyncjobs" in record.message] == [
+        "CRITICAL"
+    ]
+
+
+failures = iter([ValueError("the first time")])
+
+
+@job(kind="misbehaving:fails_once")
+async def fails_once() -> str:
+    for failure in failures:
+        raise failure
+    return "the second time"

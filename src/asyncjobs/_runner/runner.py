@@ -13,7 +13,7 @@ import attrs
 
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.registry import known_kinds
-from asyncjobs._engine.attempt import Attempt
+from asyncjobs._engine.attempt import Attempt, error_json
 from asyncjobs._engine.claimer import Claimer, Rhythm
 from asyncjobs._engine.completer import Completer
 from asyncjobs._engine.context import RunningJob, enter
@@ -26,7 +26,7 @@ from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._keeper.keeper import Keeper
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.job import ClaimedJob, Lane
-from asyncjobs._model.outcome import Finished, Returned
+from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import LiveState
 from asyncjobs._store.claims import Claim, finish_jobs
 from asyncjobs._store.session import Session
@@ -118,6 +118,30 @@ class Runner:
 
     async def _attempt(self, attempt: Attempt, pool: Pool) -> None:
         job = attempt.job
+        outcome: Outcome | None
+        try:
+            outcome = await self._outcome_of(attempt)
+        except Exception as error:
+            logger.critical(
+                "what job %s (%s) came to was not found out, which is a fault of asyncjobs; it is tried again",
+                job.id,
+                job.kind,
+                exc_info=error,
+            )
+            outcome = Returned(job, LiveState.RETRYABLE, delay=1.0, error=error_json(job, error))
+        pool.occupied -= 1
+        if attempt.thread is None:
+            if self._attempts.get(job.id) is attempt:  # else it was rescued from us, and is ours again
+                del self._attempts[job.id]
+            self._pace.observe(job.kind, attempt.elapsed, len(job.args))
+            self._claimer.ended(job.id)
+            if outcome is not None:
+                self._completer.add(outcome)
+            else:
+                self._settled(job)
+        self._claimer.slot_freed()
+
+    async def _outcome_of(self, attempt: Attempt) -> Outcome | None:
         enter(attempt.running)
         try:
             outcome = await attempt.run()
@@ -132,24 +156,22 @@ class Runner:
             with suppress(GeneratorExit):  # closed: nothing is awaited any more
                 await self._commit_of(attempt)
             if attempt.running.awaits_commit:
-                outcome = None  # to be written it would have to wait for that transaction, and all others with it
-        pool.occupied -= 1
-        if attempt.thread is None:
-            if self._attempts.get(job.id) is attempt:  # else it was rescued from us, and is ours again
-                del self._attempts[job.id]
-            self._pace.observe(job.kind, attempt.elapsed, len(job.args))
-            self._claimer.ended(job.id)
-            if outcome is not None:
-                self._completer.add(outcome)
-            else:
-                self._settled(job)
-        self._claimer.slot_freed()
+                outcome = (
+                    None  # to be written it would have to wait for that transaction, and all others with it
+                )
+        return outcome
 
     async def _commit_of(self, attempt: Attempt) -> None:
         """Wait for the end of the transaction that *attempt* completed the job in, which others may end after the job."""
         pause, asked = 0.001, time.monotonic()
-        while attempt.running.awaits_commit and not self._leaves(attempt) and "shutdown" not in attempt.stopped_for:
-            with suppress(asyncio.CancelledError):  # the job is over: only the end of the process is worth leaving for
+        while (
+            attempt.running.awaits_commit
+            and not self._leaves(attempt)
+            and "shutdown" not in attempt.stopped_for
+        ):
+            with suppress(
+                asyncio.CancelledError
+            ):  # the job is over: only the end of the process is worth leaving for
                 await asyncio.sleep(pause)
             if pause < 1 <= time.monotonic() - asked:
                 logger.warning(
@@ -204,7 +226,9 @@ class Runner:
         running, unwritten = self._attempts.keys(), self._completer.ids()
         prefetched = {job.id for pool in self._pools for job in pool.prefetched}
         for job_id in self._held.keys() - running - unwritten - prefetched:
-            del self._held[job_id]  # a fault of ours between claim and begin: whoever answers for nothing gets nothing
+            del self._held[
+                job_id
+            ]  # a fault of ours between claim and begin: whoever answers for nothing gets nothing
         return [Claim(job_id, token) for job_id, token in self._held.items()]
 
     def lost(self, claims: Sequence[Claim]) -> None:
