@@ -65,7 +65,7 @@ class Jobs(Enqueuer):
         listen: bool = True,
         vigilance: Vigilance | None = None,
     ) -> None:
-        self._own_source = source = _source(dsn, pool, engine, connect)
+        self._own_source = source = _source(dsn, pool, engine, connect, pooled=not listen)
         super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
         self._queues = queues
         self._slots = slots
@@ -165,8 +165,8 @@ class Jobs(Enqueuer):
 
     async def _check_schema(self) -> None:
         try:
-            async with self.connection() as connection:
-                await check_schema_version(self.session(connection))
+            async with self.asking() as session:
+                await check_schema_version(session)
         except DatabaseUnavailable as error:
             import logging  # noqa: PLC0415
 
@@ -249,21 +249,22 @@ class Jobs(Enqueuer):
         limit: int = 100,
     ) -> list[Job]:
         """Jobs, newest first; a kind by any ending of its name; page on with *before* the last id seen."""
-        words = None if states is None else [JobState(state) for state in states]
-        async with self.connection() as connection:
+        words = None if states is None else [_state(state) for state in _several(states, "states") or ()]
+        queues, kinds = _several(queues, "queues"), _several(kinds, "kinds")
+        async with self.asking() as session:
             return await views.list_jobs(
-                self.session(connection), states=words, queues=queues, kinds=kinds, before=before, limit=limit
+                session, states=words, queues=queues, kinds=kinds, before=before, limit=limit
             )
 
     async def count_jobs(self) -> dict[str, dict[JobState, int]]:
         """How many jobs stand where: by queue, by state."""
-        async with self.connection() as connection:
-            return await views.count_jobs(self.session(connection))
+        async with self.asking() as session:
+            return await views.count_jobs(session)
 
     async def retry(self, job_id: int) -> bool:
         """Let a finished job run again, with all its attempts, or a waiting one before its time. False when it cannot."""
-        async with self.connection() as connection:
-            queue = await views.retry_job(self.session(connection), job_id)
+        async with self.asking() as session:
+            queue = await views.retry_job(session, job_id)
         if queue is not None and self.runner is not None:
             self.runner.wake(())
         return queue is not None
@@ -274,13 +275,13 @@ class Jobs(Enqueuer):
 
     async def pause(self, queue: str) -> None:
         """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
-        async with self.connection() as connection:
-            await views.pause_queue(self.session(connection), check_name(queue, "queue"))
+        async with self.asking() as session:
+            await views.pause_queue(session, check_name(queue, "queue"))
 
     async def resume(self, queue: str) -> None:
         """Claim jobs of *queue* again."""
-        async with self.connection() as connection:
-            await views.resume_queue(self.session(connection), check_name(queue, "queue"))
+        async with self.asking() as session:
+            await views.resume_queue(session, check_name(queue, "queue"))
 
     async def work_off(self) -> None:
         """Wait until the runner of this Jobs has run what is due. Raises WhichJobs when none runs."""
@@ -343,7 +344,20 @@ async def _no_lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ARG001
     yield
 
 
-def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None) -> Source:
+def _several(values: Sequence[str] | None, name: str) -> Sequence[str] | None:
+    if isinstance(values, str):
+        raise InvalidOption(f"{name}={values!r} is one word; write {name}=[{values!r}]")
+    return values if values is None else list(values)
+
+
+def _state(word: str) -> JobState:
+    try:
+        return JobState(word)
+    except ValueError:
+        raise InvalidOption(f"{word!r} is no state of a job; there are {', '.join(JobState)}") from None
+
+
+def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None, *, pooled: bool) -> Source:
     given = [
         name for name, value in (("a DSN", dsn), ("pool=", pool), ("engine=", engine)) if value is not None
     ]
@@ -352,7 +366,7 @@ def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None) ->
             f"Jobs takes one of a DSN, pool= and engine=; it got {' and '.join(given) or 'none'}"
         )
     if dsn is not None:
-        return DsnSource(dsn, connect)
+        return DsnSource(dsn, connect, pooled=pooled)
     if pool is not None:
         return PoolSource(pool, connect)
     return EngineSource(engine, connect)

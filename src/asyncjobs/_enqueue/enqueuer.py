@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, Protocol
 
 from asyncjobs._enqueue.coalescer import Coalescer
@@ -11,11 +11,12 @@ from asyncjobs._enqueue.waiter import Waiter
 from asyncjobs._model.job import Job, Lane, NewJob
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
+from asyncjobs._store.faults import is_lost, is_missing_schema
 from asyncjobs._store.foreign import explained, join
 from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
-from asyncjobs.errors import WhichJobs
+from asyncjobs.errors import DatabaseUnavailable, SchemaMissing, WhichJobs
 
 
 class LocalRunner(Protocol):
@@ -77,25 +78,53 @@ class Enqueuer:
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection."""
+        self._check_taking()
         return self._source.connection()
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[Session]:
+        """A connection to ask something over. Raises DatabaseUnavailable and SchemaMissing."""
+        try:
+            async with self.connection() as connection:
+                yield Session(connection, self.schema)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            if is_lost(error):
+                raise DatabaseUnavailable(
+                    f"the connection was lost before Postgres had answered ({type(error).__name__}: {error}); ask again"
+                ) from error
+            if is_missing_schema(error):
+                raise SchemaMissing(self.schema) from error
+            raise
 
     def session(self, connection: Connection) -> Session:
         """*connection*, with the statements of this Jobs' schema."""
         return Session(connection, self.schema)
 
+    def _check_taking(self) -> None:
+        if self._closing:
+            raise WhichJobs(
+                f"{self!r} is being closed, and takes nothing more; do it before the end of its block"
+            )
+
     async def find_job(self, job_id: int) -> Job | None:
         """The job, live or finished; None when there is none to be seen."""
-        async with self._source.connection() as connection:
-            return await views.get_job(self.session(connection), job_id)
+        async with self.asking() as session:
+            return await views.get_job(session, job_id)
 
     async def wait_for_job(self, job_id: int) -> Job:
         """The job once it is final. Raises JobNotFound."""
-        return await self._waiter.wait(job_id, lambda: self.find_job(job_id))
+        return await self._waiter.wait(job_id, self._await_job, self.find_job)
+
+    async def _await_job(self, job_id: int) -> bool:
+        async with self.asking() as session:
+            return await views.await_job(session, job_id)
 
     async def cancel_job(self, job_id: int) -> Literal["cancelled", "requested"] | None:
         """Cancel the job, or ask its runner to: None when it is final or unknown."""
-        async with self._source.connection() as connection:
-            return await views.cancel_job(self.session(connection), job_id)
+        async with self.asking() as session:
+            return await views.cancel_job(session, job_id)
 
     def job_finished(self, job_id: int) -> None:
         """A runner of this process heard that the job is final."""

@@ -12,13 +12,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import anyio
 
 from asyncjobs._model.job import Job
-from asyncjobs._store import views
 from asyncjobs._store.listening import FINISHED, channel
-from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs.errors import DatabaseUnavailable, JobNotFound
 
@@ -26,6 +25,10 @@ logger = logging.getLogger("asyncjobs")
 
 LOOK_EVERY = 2.0  #: seconds between looks when notifications come
 POLL_FROM, POLL_TO = 0.02, 0.5  #: seconds between looks when they do not
+
+
+Mark = Callable[[int], Awaitable[bool]]
+Look = Callable[[int], Awaitable[Job | None]]
 
 
 class Waiter:
@@ -38,6 +41,7 @@ class Waiter:
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._hears = False
+        self._life = 0  #: rises whenever it is closed
         self.runner_hears = False  #: a runner of this process listens for us
 
     def tell(self, job_id: int) -> None:
@@ -45,41 +49,47 @@ class Waiter:
         for event in self._waiting.get(job_id, ()):
             event.set()
 
-    async def wait(self, job_id: int, look: Callable[[], Awaitable[Job | None]]) -> Job:
-        """The job once it is final. Raises JobNotFound when there is none."""
+    async def wait(self, job_id: int, mark: Mark, look: Look) -> Job:
+        """The job once it is final; *mark* says that it is awaited, *look* says where it stands. Raises JobNotFound.
+
+        Raises DatabaseUnavailable when Postgres is away to begin with; later it is waited for.
+        """
         event = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(event)
         try:
-            return await self._wait(job_id, event, look)
+            return await self._wait(job_id, event, mark, look)
         finally:
             self._waiting[job_id].discard(event)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
 
-    async def _wait(
-        self, job_id: int, event: asyncio.Event, look: Callable[[], Awaitable[Job | None]]
-    ) -> Job:
-        pause = POLL_FROM
+    async def _wait(self, job_id: int, event: asyncio.Event, mark: Mark, look: Look) -> Job:
+        pause, life = POLL_FROM, self._life
         marked = False
         while True:
             event.clear()
-            if not marked:
-                self._ensure_listening()
-                marked = await self._mark(job_id)
-            job = await look()
-            if job is None:
-                raise JobNotFound(job_id)
-            if job.state.is_final:
-                return job
-            hears = self._hears or self.runner_hears
+            hears = (
+                self._hears or self.runner_hears
+            )  # asked before looking: what comes after the look is then heard
+            try:
+                if not marked:
+                    marked = await mark(job_id)
+                    if marked and life == self._life:  # else it is final already, or we were closed meanwhile
+                        self._ensure_listening()
+                job = await look(job_id)
+            except DatabaseUnavailable:
+                if not marked:
+                    raise
+                hears = False  # Postgres is away, and with it whoever heard; the job is not
+            else:
+                if job is None:
+                    raise JobNotFound(job_id)
+                if job.state.is_final:
+                    return job
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY if hears else pause):
                     await event.wait()
             pause = min(pause * 2, POLL_TO)
-
-    async def _mark(self, job_id: int) -> bool:
-        async with self._source.connection() as connection:
-            return await views.await_job(Session(connection, self._schema), job_id)
 
     def _ensure_listening(self) -> None:
         if self._listen and not self.runner_hears and (self._listener is None or self._listener.done()):
@@ -89,27 +99,34 @@ class Waiter:
         """Hold a connection that listens, until it breaks: then the next wait opens another."""
         try:
             connection = await self._source.connect()
-        except DatabaseUnavailable as error:
+            try:
+                await self._hear_over(connection)
+            finally:
+                self._hears = False
+                with anyio.CancelScope(shield=True), anyio.move_on_after(1), suppress(Exception):
+                    await connection.close()
+                connection.terminate()
+        except Exception as error:
             logger.warning("results are polled for: %s", error)
-            return
+        for job_id in self._waiting:
+            self.tell(job_id)  # to look, and to look more often
+
+    async def _hear_over(self, connection: Any) -> None:
         gone = asyncio.Event()
-        try:
-            connection.add_termination_listener(lambda _: gone.set())
-            await connection.add_listener(channel(self._schema, FINISHED), self._heard)
-            self._hears = True
-            await gone.wait()
-        finally:
-            self._hears = False
-            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-                await connection.close()
-            connection.terminate()
+        connection.add_termination_listener(lambda _: gone.set())
+        await connection.add_listener(channel(self._schema, FINISHED), self._heard)
+        self._hears = True
+        await gone.wait()
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         with suppress(ValueError):
             self.tell(int(str(payload)))
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Stop listening. Who still waits finds out when looking."""
+        self._life += 1
+        for job_id in self._waiting:
+            self.tell(job_id)
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.cancel()
