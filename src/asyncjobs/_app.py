@@ -187,7 +187,10 @@ class Jobs(Enqueuer):
             raise WhichJobs(f"{self!r} is not open; enter `async with jobs:` or its lifespan first")
         self._check_process()
         if self._opened[0] is not asyncio.get_running_loop():
-            raise MisusedJobs(f"{self!r} is open on another event loop; enqueue on that one")
+            raise MisusedJobs(
+                f"{self!r} is open on another event loop; enqueue on that one: from a thread with "
+                "`asyncio.run_coroutine_threadsafe(job.later(…), loop)`"
+            )
 
     def _check_process(self) -> None:
         if self._opened is not None and self._opened[1] != os.getpid():
@@ -273,6 +276,11 @@ class Jobs(Enqueuer):
         """Stop a job; see `Handle.cancel`."""
         return await self.handle(job_id).cancel()
 
+    async def paused_queues(self) -> set[str]:
+        """The queues nobody claims from, until `resume`."""
+        async with self.asking() as session:
+            return await views.paused_queues(session)
+
     async def pause(self, queue: str) -> None:
         """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
         async with self.asking() as session:
@@ -288,8 +296,8 @@ class Jobs(Enqueuer):
         if self._supervisor is None:
             raise WhichJobs(f"{self!r} runs no jobs; enter `async with jobs.running():` first")
         await self._supervisor.runner.connected()
-        while not self._supervisor.runner.is_idle:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 -- idleness is a state of several parts; no one of them could tell
+        while not self._supervisor.runner.is_idle:  # noqa: ASYNC110 -- a state of several parts, none of which could tell
+            await asyncio.sleep(0.02)
 
     @property
     def is_degraded(self) -> bool:

@@ -365,4 +365,6 @@ async def test_behind_a_pooler_nothing_is_prepared(dsn: str) -> None:
         await jobs.count_jobs()
         async with jobs.connection() as connection:
             await connection.fetch("select 1 where $1::int = 1", 1)
-            assert not await connection.fetch("select from pg_prepared_statements where statement like '%where $1::int%'")
+            assert not await connection.fetch(
+                "select from pg_prepared_statements where statement like '%where $1::int%'"
+            )

@@ -274,6 +274,10 @@ def _check(function: Any) -> None:
         )
     if inspect.ismethod(function):
         _refuse(f"{function.__qualname__} is bound to an object already; put @job where the class defines it")
+    if isinstance(function, str):
+        _refuse(
+            f"@job({function!r}) says nothing of what that is; name the option, as in @job(queue={function!r})"
+        )
     if not callable(function) or not hasattr(function, "__qualname__"):
         _refuse(
             f"@job decorates functions and methods, which have a name, and not {function!r}; write a `def` around it"

@@ -277,7 +277,9 @@ class Service:
     def result_type(self, method: str | None) -> Any:
         return self._method(method or "").signature.result_type
 
-    def _arguments_of(self, method: _Method, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _arguments_of(
+        self, method: _Method, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         try:
             return method.signature.inputs(args, kwargs, method.what)
         except InvalidInput as error:

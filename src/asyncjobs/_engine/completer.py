@@ -29,7 +29,13 @@ class Completer:
     """Takes outcomes, and writes them."""
 
     def __init__(
-        self, source: Source, schema: str, identity: Identity, settled: Callable[[ClaimedJob], None], *, pooled: bool
+        self,
+        source: Source,
+        schema: str,
+        identity: Identity,
+        settled: Callable[[ClaimedJob], None],
+        *,
+        pooled: bool,
     ) -> None:
         self._source = source
         self._schema = schema

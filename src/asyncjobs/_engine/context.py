@@ -99,7 +99,9 @@ class RunningJob:
     ) -> None:
         self.result: Any = None
         self.result_type: Any = Any
-        self.is_asked = False  #: `needed()` looks whether there is something to do: nothing can be completed yet
+        self.is_asked = (
+            False  #: `needed()` looks whether there is something to do: nothing can be completed yet
+        )
         self.completed = False  #: by a transaction that is known to be committed
         self.handed_over = False  #: by `complete`, in a transaction somebody else ends
         self._owner = 0  #: the id of that transaction's connection, which is not kept alive
@@ -191,7 +193,9 @@ class RunningJob:
                 result, self.result_type, what=f"the result of job {self.id}"
             )
         except InvalidInput as error:
-            finished.result_error = f"{error}; current_job().result must be what the method is declared to return"
+            finished.result_error = (
+                f"{error}; current_job().result must be what the method is declared to return"
+            )
             logger.warning("job %s (%s) completes, but its result is not kept: %s", self.id, self.kind, error)
         with explained(joined, "the job was completed"):
             if await self._finish(session, finished):

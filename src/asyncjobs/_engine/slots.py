@@ -50,6 +50,10 @@ def make_pools(queues: Mapping[str, int | None] | None, slots: int | None = None
     """
     if queues is None:
         return [Pool([EVERY_QUEUE], _shared(slots))]
+    if not isinstance(queues, Mapping):
+        raise InvalidOption(
+            f"queues={queues!r} does not say how many slots; write queues={{'default': 20}}, or None for shared slots"
+        )
     if not queues:
         raise InvalidOption(
             "queues={} serves nothing; name queues with their slots, or leave it out for every queue"

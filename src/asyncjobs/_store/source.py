@@ -311,7 +311,9 @@ async def _borrow(pool: Any) -> AsyncIterator[Connection]:
     try:
         yield connection
     finally:
-        with suppress(Exception):  # then asyncpg has ended it, and what it was borrowed for is done all the same
+        with suppress(
+            Exception
+        ):  # then asyncpg has ended it, and what it was borrowed for is done all the same
             await pool.release(connection, timeout=RELEASE_TIMEOUT)
 
 

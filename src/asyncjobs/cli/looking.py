@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs.cli.helping import examples
@@ -159,6 +160,10 @@ def _indented(text: str) -> str:
     return text.replace("\n", "\n" + " " * 10)
 
 
+async def _count(jobs: Jobs) -> tuple[dict[str, dict[JobState, int]], set[str]]:
+    return await jobs.count_jobs(), await jobs.paused_queues()
+
+
 @click.command(
     epilog=examples(
         "count myapp.main:jobs",
@@ -171,7 +176,7 @@ def _indented(text: str) -> str:
 def count(app: str | None, dsn: str | None, schema: str | None, output: Output) -> None:
     """Count jobs, by queue and state."""
     jobs = find_jobs(app, dsn, schema)
-    counts = within(jobs, jobs.count_jobs)
+    counts, paused = within(jobs, lambda: _count(jobs))
     output.data(counts)
     states = [state for state in JobState if any(state in by_state for by_state in counts.values())]
     if counts:
@@ -181,3 +186,5 @@ def count(app: str | None, dsn: str | None, schema: str | None, output: Output) 
         output.table(["queue", *states], rows)
     else:
         output.note("no jobs")
+    if paused:
+        output.note(f"paused: {', '.join(sorted(paused))}")
