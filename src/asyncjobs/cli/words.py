@@ -139,10 +139,6 @@ class QueuesWord(_Word):
         parts = [part.strip() for part in value.split(",")]
         if not all(parts):
             self.fail(f"{value!r} names queues as in exports,mail or exports:4,mail", param, ctx)
-        for part in parts:
-            name, colon, number = part.rpartition(":")
-            if colon and not number.isdecimal():
-                self.fail(f"{number!r} is not a number of slots; write {name}:4, or {name} alone", param, ctx)
         return tuple(map(_queue, parts))
 
 
