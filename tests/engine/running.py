@@ -84,6 +84,14 @@ class Watcher:
         count: int = await self.connection.fetchval(IDLE)
         return count
 
+    async def until_quiet(self) -> None:
+        """Wait until nobody sends anything."""
+
+        async def quiet() -> bool:
+            return bool(await self.connection.fetchval(QUIET))
+
+        await eventually_async(quiet)
+
     async def until_idle(self, announcements: int = 1) -> None:
         """Wait until so many announcements stand and nobody sends anything: the runners sleep."""
 

@@ -136,7 +136,8 @@ class Lives(RuleBasedStateMachine):
         held = sorted(id_ for id_, job in self.jobs.items() if job.runner == runner and not job.is_final)
         chosen = data.draw(st.sets(st.sampled_from(held))) if held else set()
         prefetched_and_begun = {id_ for id_ in held if self.jobs[id_].begun}
-        allowed = self.do(begin_jobs(self.session, runner, sorted(chosen | prefetched_and_begun)))
+        beginning = [Claim(id_, self.jobs[id_].token) for id_ in chosen | prefetched_and_begun]
+        allowed = self.do(begin_jobs(self.session, runner, beginning))
         assert allowed == (runner in self.runners)
         for job_id in chosen if allowed else ():
             self.jobs[job_id].begun = True
@@ -472,9 +473,9 @@ async def test_nothing_begins_under_an_incarnation_that_is_gone(dsn: str) -> Non
         await enter(session)
         await store(session)
         (job,) = await claim(session, begin=False)
-        assert await begin_jobs(session, RUNNER, [job.id])
+        assert await begin_jobs(session, RUNNER, [Claim(job.id, job.token)])
         await rescued(session, job)
-        assert not await begin_jobs(session, RUNNER, [job.id])
+        assert not await begin_jobs(session, RUNNER, [Claim(job.id, job.token)])
 
 
 @pytest.mark.timeout(120)

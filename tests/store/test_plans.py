@@ -66,7 +66,11 @@ async def walk(session: Session) -> dict[str, tuple[int, int]]:
         lambda s: claim(s, lanes=LANES, room=BATCH, shared=True, begin=False),
     )
     alone = await measured("claim_jobs of one lane alone", lambda s: claim(s, lanes=LANES[:1], room=BATCH))
-    await measured("begin_jobs", lambda s: claims.begin_jobs(s, RUNNER, [job.id for job in shared]), nothing)
+    await measured(
+        "begin_jobs",
+        lambda s: claims.begin_jobs(s, RUNNER, [claims.Claim(job.id, job.token) for job in shared]),
+        nothing,
+    )
     await measured(
         "find_held",
         lambda s: claims.find_held(s, RUNNER, [claims.Claim(job.id, job.token) for job in shared]),

@@ -62,7 +62,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "adopt_jobs": lambda s: claims.adopt_jobs(s, 1, 2, [claims.Claim(2, 1), claims.Claim(1, 1)]),
     "announce_idle": lambda s: claims.announce_idle(s, ["q", ""]),
     "await_job": lambda s: views.await_job(s, 1),
-    "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [1, 2]),
+    "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [claims.Claim(1, 1), claims.Claim(2, 1)]),
     "cancel_job": lambda s: views.cancel_job(s, 1),
     "claim_jobs": lambda s: claim(s),
     "count_jobs": views.count_jobs,

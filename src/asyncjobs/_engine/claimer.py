@@ -89,7 +89,7 @@ class Claimer:
         self._lanes = Lanes(pools)
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
-        self._begun: set[int] = set()  # prefetched jobs that run: what runners.begun says
+        self._begun: dict[int, Claim] = {}  # prefetched jobs that run: what runners.begun says
         self._unknown: set[str] = set()
         self._promised: set[str] = set()  # queues of which jobs were committed here without waking others
         self._reset()
@@ -120,7 +120,7 @@ class Claimer:
 
     def ended(self, job_id: int) -> None:
         """A job runs no more."""
-        self._begun.discard(job_id)
+        self._begun.pop(job_id, None)
 
     def look_again(self) -> None:
         """A queue was paused or resumed."""
@@ -162,6 +162,8 @@ class Claimer:
                 async with link(
                     self._source, self._schema, pooled=not self._rhythm.listens, durable=False
                 ) as session:
+                    # Its announcements end with it: asleep, nobody would wake us any more.
+                    session.connection.add_termination_listener(lambda _: self.wake())  # type: ignore[attr-defined]
                     self._reset()
                     while True:
                         await self._turn(session)
@@ -214,11 +216,15 @@ class Claimer:
         beginning = {
             pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count
         }
-        ids = {job.id for jobs in beginning.values() for job in jobs}
-        if not await begin_jobs(session, incarnation, sorted(self._begun | ids)):
+        begun = self._begun | {
+            job.id: Claim(job.id, job.token) for jobs in beginning.values() for job in jobs
+        }
+        if not await begin_jobs(session, incarnation, begun.values()):
             self._identity.doubt()  # somebody declared this incarnation dead
             return True
-        self._begun |= ids
+        if self._identity.current != incarnation:  # its successor does not know they have begun
+            return True
+        self._begun = begun
         for pool, jobs in beginning.items():
             for job in jobs:
                 # Not there: it was taken from this runner meanwhile.

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import orjson
@@ -40,6 +40,14 @@ def version_of_asyncjobs() -> str:
         return "unknown"
 
 
+class _Name(NamedTuple):
+    """An incarnation this process went by."""
+
+    incarnation: int
+    lock_key: int
+    session: Session  #: over which it was entered, and its lock held
+
+
 class Keeper:
     """Keeps this runner's place among the runners."""
 
@@ -59,8 +67,8 @@ class Keeper:
         self._post = post
         self._vigilance = vigilance
         self._listens = listens
-        self._incarnation: int | None = None  #: the latest; it outlives the connection it was registered over
-        self._lock_key = 0
+        self._incarnation: int | None = None
+        self._names: list[_Name] = []  #: under which there may still be jobs; the latest is the last
         self._session: Session | None = None
         self._leaving = anyio.Event()
         self._left = anyio.Event()
@@ -94,7 +102,6 @@ class Keeper:
             await self._succeed(session)
         self._session = session
         self._post.deaf(is_deaf=not self._listens)
-        self._post.ready("")  # what was said while nobody heard
         sweep = Sweep(session, self._vigilance)
         renewed_at = anyio.current_time()
         while True:
@@ -147,30 +154,35 @@ class Keeper:
         The old one's claims that are not brought over were never known here (a reply was lost) or are gone with the
         server: the first go back unburnt, the jobs of the second are stopped.
         """
-        old, old_key = self._incarnation, self._lock_key
-        new, key = await self._register(session)
-        if old is not None:
-            held = self._post.held()
-            adopted = await adopt_jobs(session, old, new, held)
-            lost = [claim for claim in held if claim.id not in adopted]
-            if lost:
-                logger.warning(
-                    "jobs %s did not survive the server and are stopped", [claim.id for claim in lost]
-                )
-                self._post.lost(lost)
-            await rescue_jobs(session, old, blame=False, max_crashes=self._vigilance.max_crashes, error="{}")
-            if self._listens and self._session is session:
-                await release_lock(session, old_key)
-        self._incarnation, self._lock_key = new, key
+        former = list(self._names)  # more than one where the connection broke in the middle of this
+        new = await self._register(session)
+        held = self._post.held() if former else []
+        adopted: set[int] = set()
+        for name in former:
+            adopted |= await adopt_jobs(session, name.incarnation, new, held)
+        lost = [claim for claim in held if claim.id not in adopted]
+        if lost:
+            logger.warning("jobs %s did not survive the server and are stopped", [claim.id for claim in lost])
+            self._post.lost(lost)
+        for name in former:
+            await rescue_jobs(
+                session, name.incarnation, blame=False, max_crashes=self._vigilance.max_crashes, error="{}"
+            )
+            if self._listens and name.session is session:
+                await release_lock(session, name.lock_key)
+            self._names.remove(name)
+        self._incarnation = new
         self._identity.assume(new)
+        self._post.ready("")  # what was said while nobody heard, and what was not brought over
 
-    async def _register(self, session: Session) -> tuple[int, int]:
+    async def _register(self, session: Session) -> int:
         """Enter a new incarnation, whose number was never given out before: random, because a sequence may go back."""
         while True:
             incarnation = secrets.randbelow(2**63 - 1) + 1
             key = incarnation % 2**32 - 2**31
             if not self._listens or await hold_lock(session, key):
                 break
+        self._names.append(_Name(incarnation, key, session))
         info = {"host": socket.gethostname(), "pid": os.getpid(), "python": platform.python_version()}
         await register_runner(
             session,
@@ -182,7 +194,7 @@ class Keeper:
             version=version_of_asyncjobs(),
             info=orjson.dumps(info).decode(),
         )
-        return incarnation, key
+        return incarnation
 
     async def _look_for_requests(self, session: Session, incarnation: int) -> None:
         """What notifications may have missed: jobs to be cancelled."""

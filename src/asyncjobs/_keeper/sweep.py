@@ -37,7 +37,7 @@ class Sweep:
         settled = now - self._began_at >= self._vigilance.settle
         for suspect in suspects:
             suspected_for = now - self._suspected_at[suspect.incarnation]
-            if suspect.lease_over or (settled and suspected_for >= self._vigilance.look_every * 0.9):
+            if settled and (suspect.lease_over or suspected_for >= self._vigilance.look_every * 0.9):
                 await self._rescue(suspect.incarnation)
         if now - self._orphans_at >= ORPHANS_EVERY:
             self._orphans_at = now

@@ -107,6 +107,9 @@ class Runner:
         started = time.perf_counter()
         running = RunningJob(job, self._jobs, self._codec, self._finish_in, started)
         attempt = Attempt(job, running, self._codec, self._settings.provide, started=started)
+        earlier = self._attempts.get(job.id)
+        if earlier is not None:  # under a claim that is over, or there would not be this one
+            earlier.stop("lost")
         self._attempts[job.id] = attempt
         pool.occupied += 1
         try:

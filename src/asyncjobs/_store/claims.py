@@ -79,9 +79,10 @@ async def claim_jobs(
     return sorted(map(claimed_job, rows), key=claim_order)
 
 
-async def begin_jobs(session: Session, incarnation: int, ids: Sequence[int]) -> bool:
+async def begin_jobs(session: Session, incarnation: int, claims: Iterable[Claim]) -> bool:
     """Say which prefetched jobs have begun. False when the incarnation is gone: then none may begin."""
-    return await session.fetchval("begin_jobs", incarnation, ids) is not None
+    ids, tokens = _split(claims)
+    return await session.fetchval("begin_jobs", incarnation, ids, tokens) is not None
 
 
 async def finish_jobs(session: Session, incarnation: int, finished: Iterable[Finished]) -> set[int]:

@@ -78,6 +78,7 @@ create table asyncjobs.runners (
   seen_at timestamptz not null default now(),
   lease interval not null,
   begun bigint[] not null default '{}',        -- prefetched jobs it has begun; written once per batch, before they begin
+  begun_tokens bigint[] not null default '{}', -- and under which token each: one that went back and was claimed again has not
   name text not null,
   version text not null,
   info jsonb not null default '{}'

@@ -8,19 +8,21 @@
 --
 -- A row that is locked is passed by, and the incarnation stays on the list: a process may have been frozen in the middle of
 -- a transaction that completes its job, and whoever waited for that would be frozen with it. The next look tries again.
-with dead as (
-  select $1::bigint as incarnation,
-         coalesce((select begun from asyncjobs.runners where incarnation = $1::bigint), '{}') as begun
+with begun as materialized (
+  select job.id, job.token
+    from asyncjobs.runners, unnest(begun, begun_tokens) job (id, token)
+   where incarnation = $1::bigint
 ), held as materialized (
   select suspects.id, suspects.begun,
          case when suspects.cancel_requested then 12 when suspects.begun and suspects.crashes + 1 >= $2::integer then 13 end
            as final
     from (select live_jobs.id, live_jobs.cancel_requested, live_jobs.crashes,
-                 $4::boolean and (live_jobs.started_at is not null or live_jobs.id = any (dead.begun)) as begun
-            from asyncjobs.live_jobs, dead
-           where live_jobs.state = 0 and live_jobs.runner = dead.incarnation
+                 $4::boolean and (live_jobs.started_at is not null
+                                  or (live_jobs.id, live_jobs.token) in (select id, token from begun)) as begun
+            from asyncjobs.live_jobs
+           where live_jobs.state = 0 and live_jobs.runner = $1::bigint
            order by live_jobs.id
-             for update of live_jobs skip locked) suspects
+             for update skip locked) suspects
 ), back as (
   update asyncjobs.live_jobs
      set runner = null, started_at = null, attempt = attempt - 1,

@@ -2,6 +2,13 @@
 --
 -- $1 bigint[] ids, sorted   $2 bigint[] tokens   $3 bigint the old incarnation   $4 bigint the new one
 -- A claim that was committed asynchronously may be gone with the server; it is not adopted, and its job must stop.
+-- What had begun has begun.
+with carried as (
+  update asyncjobs.runners new
+     set begun = new.begun || old.begun, begun_tokens = new.begun_tokens || old.begun_tokens
+    from asyncjobs.runners old
+   where new.incarnation = $4::bigint and old.incarnation = $3::bigint
+)
 update asyncjobs.live_jobs
    set runner = $4::bigint
  where id = any ($1::bigint[]) and runner = $3::bigint and token = ($2::bigint[])[width_bucket(id, $1::bigint[])]
