@@ -37,6 +37,7 @@ from asyncjobs import (
 )
 from tests.connections import KINDS, engine_on
 from tests.kinds import forgotten
+from tests.network import network
 from tests.waiting import eventually_async
 
 HERE = "test_complete_in_my_transaction"
@@ -631,6 +632,152 @@ async def test_a_runner_stops_in_time_although_a_transaction_outlives_its_job(
     await left[0].execute("commit")
     await left[0].close()
     assert await witness.is_final(handle.id)
+
+
+# Stopped in the middle.
+
+
+@pytest.mark.parametrize("what", SOURCES)
+async def test_a_job_that_is_stopped_inside_its_transaction_has_done_nothing(
+    dsn: str, witness: Witness, what: str
+) -> None:
+    """By its timeout, by somebody, by itself: rolled back, and the connection is given back."""
+    inside: dict[int | None, asyncio.Event] = {}
+
+    async def script() -> None:
+        me = current_job()
+        async with me.transaction() as connection:
+            await connection.execute("insert into ledger values ('undone')")
+            inside.setdefault(me.id, asyncio.Event()).set()
+            await connection.execute("select pg_sleep(3600)")
+
+    async def leaving() -> None:
+        me = current_job()
+        async with me.transaction() as connection:
+            await connection.execute("insert into ledger values ('undone, too')")
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await connection.execute("select 1")
+
+    async with running(what, dsn) as jobs:
+        timed_out = await enqueued(script, timeout=0.3, max_attempts=1)
+        cancelled = await enqueued(script)
+        left = await enqueued(leaving, max_attempts=1)
+        await eventually_async(_truth_of(lambda: cancelled.id in inside))
+        await cancelled.cancel()
+        states = [(await final(handle)).state.value for handle in (timed_out, cancelled, left)]
+        assert states == ["failed", "cancelled", "failed"]
+        await asyncio.gather(*(other.later(n) for n in range(30)))
+        await jobs.work_off()
+    assert await witness.ledger() == []
+    busy = (
+        "select count(*) from pg_stat_activity where datname = current_database() and xact_start is not null"
+    )
+    assert (
+        await witness.connection.fetchval(
+            busy + " and pid <> pg_backend_pid() and backend_type = 'client backend'"
+        )
+        == 0
+    )
+
+
+def _truth_of(say: Callable[[], bool]) -> Callable[[], Awaitable[bool]]:
+    async def fact() -> bool:
+        return say()
+
+    return fact
+
+
+async def test_a_job_that_is_stopped_at_shutdown_inside_its_transaction_runs_again(
+    dsn: str, witness: Witness
+) -> None:
+    """Given back unburnt: nothing of it was committed."""
+    begun: list[int] = []
+
+    async def script() -> None:
+        async with current_job().transaction() as connection:
+            await connection.execute("insert into ledger values ('once')")
+            begun.append(current_job().attempt)
+            if len(begun) == 1:
+                await connection.execute("select pg_sleep(3600)")
+
+    async with running("dsn", dsn, shutdown_timeout=1):
+        handle = await enqueued(script)
+        await eventually_async(_truth(begun))
+    async with running("dsn", dsn) as jobs:
+        await jobs.handle(handle.id).result(timeout=10)
+    assert begun == [1, 1]
+    assert await witness.ledger() == ["once"]
+
+
+@pytest.mark.parametrize("way", ["transaction", "complete"])
+async def test_a_commit_that_fails_fails_the_job(dsn: str, witness: Witness, way: str) -> None:
+    """A deferred constraint speaks at the commit: neither the writes nor the completion are there, and it is tried again."""
+    await witness.connection.execute("create table orders (number int unique deferrable initially deferred)")
+    await witness.connection.execute("insert into orders values (1)")
+
+    async def script() -> None:
+        number = current_job().attempt
+        if way == "transaction":
+            async with current_job().transaction() as connection:
+                await connection.execute(f"insert into orders values ({number})")
+        else:
+            async with KINDS["session"](dsn) as theirs, theirs.begin():
+                await theirs.run(f"insert into orders values ({number})")
+                await current_job().complete(on=theirs.on)
+
+    async with running("dsn", dsn):
+        found = await final(await enqueued(script))
+    assert (found.state.value, found.attempt, len(found.errors)) == ("completed", 2, 1)
+    assert "unique" in found.errors[0].error
+    assert await witness.connection.fetchval("select count(*) from orders") == 2
+
+
+@pytest.mark.parametrize("what", SOURCES)
+async def test_a_connection_that_breaks_at_the_commit_does_not_run_a_completed_job_again(
+    dsn: str, witness: Witness, what: str
+) -> None:
+    """Committed, and nobody was told: the fence refuses what the attempt says of itself, and the job stays completed."""
+    async with network(dsn) as way, running(what, way.dsn) as jobs:
+
+        async def script() -> None:
+            async with current_job().transaction() as connection:
+                await connection.execute("insert into ledger values ('once')")
+                await connection.execute(
+                    "create temp table slow (x int unique deferrable initially deferred)"
+                )
+                await connection.execute(
+                    "create function pg_temp.slowly() returns trigger language plpgsql as "
+                    "'begin perform pg_sleep(0.5); return null; end'"
+                )
+                await connection.execute(
+                    "create constraint trigger slowly after insert on slow deferrable initially deferred "
+                    "for each row execute function pg_temp.slowly()"
+                )
+                await connection.execute("insert into slow values (1)")
+                asyncio.get_running_loop().call_later(0.25, way.cut)  # in the middle of the commit
+
+        handle = await enqueued(script)
+        await eventually_async(_is_final(witness, handle.id))
+        await eventually_async(_idle(jobs))
+    assert await witness.ledger() == ["once"]
+    assert (
+        await witness.connection.fetchval("select attempt from asyncjobs.jobs where id = $1", handle.id) == 1
+    )
+
+
+def _is_final(witness: Witness, job_id: int) -> Callable[[], Awaitable[bool]]:
+    return lambda: witness.is_final(job_id)
+
+
+def _idle(jobs: Jobs) -> Callable[[], Awaitable[bool]]:
+    async def fact() -> bool:
+        async with asyncio.timeout(5):
+            await jobs.work_off()
+        return True
+
+    return fact
 
 
 # A claim that was lost.

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from asgi_lifespan import LifespanManager
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -120,6 +121,41 @@ async def test_a_session_that_is_only_closed_wakes_nobody(dsn: str, way: str) ->
         await session.close()
         assert ears.heard == [LANE]
         assert len(await jobs.list_jobs()) == 1
+
+
+async def test_a_wake_up_that_fails_does_not_fail_the_commit(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is committed, and the session must not look as if it were not."""
+
+    class Broken(Ears):
+        def wake(self, lanes: Sequence[Lane]) -> None:
+            raise RuntimeError("broken ears")
+
+    async with Jobs(dsn) as jobs, engine_on(dsn) as engine, AsyncSession(engine) as session:
+        jobs.runner = Broken()
+        await count.set(on=session).later(1)
+        await session.commit()
+        jobs.runner = None
+        assert len(await jobs.list_jobs()) == 1
+    assert "broken ears" in caplog.text
+
+
+async def test_a_commit_that_fails_wakes_nobody(dsn: str) -> None:
+    """A deferred constraint, or what was only flushed at the commit: job and data are not there."""
+    async with Jobs(dsn) as jobs, engine_on(dsn) as engine:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        jobs.runner = ears = Ears()
+        async with AsyncSession(engine) as session:
+            session.add(Order(id=1))
+            await session.commit()
+        with pytest.raises(IntegrityError):
+            async with AsyncSession(engine) as session, session.begin():
+                await count.set(on=session).later(1)
+                session.add(Order(id=1))  # flushed by the commit
+        assert ears.heard == []
+        assert await jobs.list_jobs() == []
 
 
 @asynccontextmanager
@@ -283,6 +319,26 @@ async def test_many_jobs_are_all_or_none(dsn: str, kind: str) -> None:
             handles = await jobs.enqueue_many(count.prepare(n) for n in range(5, 10))
         assert [(await handle.job()).args["number"] for handle in handles] == [5, 6, 7, 8, 9]
         assert len(await jobs.list_jobs()) == 5
+
+
+async def test_very_many_jobs_are_still_one_statement(dsn: str) -> None:
+    """A hundred thousand, and nothing of a megabyte each."""
+    async with Jobs(dsn) as jobs:
+        handles = await Charge.later_many((Charge(n) for n in range(100_000)), "call")
+        assert len({handle.id for handle in handles}) == 100_000
+        counts = await jobs.count_jobs()
+        assert sum(counts["default"].values()) == 100_000
+
+
+async def test_too_much_for_one_statement_is_said_before_it_is_sent(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres reads no JSON array beyond 256 MB; the transaction is not harmed."""
+    monkeypatch.setattr("asyncjobs._store.intake.MOST_JSON", 100_000)
+    async with Jobs(dsn) as jobs, KINDS["session"](dsn) as theirs, theirs.begin():
+        with pytest.raises(InvalidInput, match="smaller parts"):
+            await jobs.enqueue_many([count.prepare(n) for n in range(5_000)], on=theirs.on)
+        await theirs.run("select 1")
 
 
 async def test_many_jobs_of_which_one_cannot_be_stored_are_none(dsn: str) -> None:

@@ -191,6 +191,19 @@ async def test_a_connection_of_another_loop_is_refused(jobs: Jobs, dsn: str) -> 
         others.stop()
 
 
+async def test_a_psycopg_connection_serves_every_loop(jobs: Jobs, dsn: str) -> None:
+    """It belongs to none; opened on one and used on another, it is what it is everywhere."""
+    others = Elsewhere()
+    try:
+        connection = others.run(psycopg.AsyncConnection.connect(dsn))
+        await greet.set(on=connection).later("elsewhere")
+        others.run(connection.commit())
+        others.run(connection.close())
+    finally:
+        others.stop()
+    assert await names(jobs) == ["elsewhere"]
+
+
 async def _pool(dsn: str) -> asyncpg.Pool:
     return await asyncpg.create_pool(dsn, min_size=0)
 

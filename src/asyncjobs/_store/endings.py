@@ -6,8 +6,11 @@ has a transaction of its own tells too early, which wakes for nothing; the notif
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
+
+logger = logging.getLogger("asyncjobs")
 
 OURS = "asyncjobs"
 """Where a session's `info` keeps its endings: they live as long as the session, and no longer."""
@@ -47,7 +50,10 @@ class Endings:
         elif transaction.parent is None:
             told, self._waiting = self._waiting, []
             for _, tell in told:
-                tell()
+                try:
+                    tell()
+                except Exception:  # it is committed: nothing of ours may make that look like a failure
+                    logger.exception("a session's commit could not be told of")
 
 
 def _innermost(session: Any) -> Any:
