@@ -144,7 +144,7 @@ async def test_nobody_is_notified_when_nobody_is_idle(dsn: str) -> None:
 
 async def test_a_stream_of_jobs_is_not_a_stream_of_notifications(dsn: str) -> None:
     """Enqueued one by one by several at once, faster than they are run, most jobs find the runner awake."""
-    several, each = 8, 40
+    several, each = 8, 120
     names = [[f"{number} {nth}" for nth in range(each)] for number in range(several)]
     async with running(dsn, slots=2), watching(dsn) as third, AsyncExitStack() as stack:
         await third.listen()

@@ -23,7 +23,7 @@ import attrs
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.lanes import Lanes
 from asyncjobs._engine.link import Patience, link
-from asyncjobs._engine.pace import Pace
+from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._store.chores import promote_jobs
@@ -186,6 +186,7 @@ class Claimer:
             await self._wake_others(session)
         if await self._begin(session, incarnation):
             return
+        self._give_back_what_waited_too_long()
         if self._due_at is not None and now >= self._due_at:
             await self._promote(session)
         if now - self._looked_at > LOOK_EVERY and not self._drained:
@@ -216,15 +217,13 @@ class Claimer:
         beginning = {
             pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count
         }
-        begun = self._begun | {
-            job.id: Claim(job.id, job.token) for jobs in beginning.values() for job in jobs
-        }
-        if not await begin_jobs(session, incarnation, begun.values()):
+        claims = {job.id: Claim(job.id, job.token) for jobs in beginning.values() for job in jobs}
+        if not await begin_jobs(session, incarnation, [*self._begun.values(), *claims.values()]):
             self._identity.doubt()  # somebody declared this incarnation dead
             return True
         if self._identity.current != incarnation:  # its successor does not know they have begun
             return True
-        self._begun = begun
+        self._begun |= claims
         for pool, jobs in beginning.items():
             for job in jobs:
                 # Not there: it was taken from this runner meanwhile.
@@ -280,6 +279,7 @@ class Claimer:
 
     def _hand_out(self, jobs: Iterable[ClaimedJob], *, begin: bool) -> None:
         pools: dict[str, Pool] = {}
+        now = time.monotonic()
         for job in jobs:
             pool = pools.get(job.queue)
             if pool is None:
@@ -290,6 +290,21 @@ class Claimer:
                 self._begin_in(job, pool)
             else:
                 pool.prefetched.append(job)
+                pool.prefetched_at = now
+        for pool in () if begin else pools.values():
+            surplus = pool.give_up_beyond(MOST_BYTES)
+            for job in surplus:
+                self._pace.surprise(job.kind, size=len(job.args))
+            self._release(surplus)
+
+    def _give_back_what_waited_too_long(self) -> None:
+        """No slot became free for it in all that time: others may have one."""
+        for pool in self._pools:
+            waited = time.monotonic() - pool.prefetched_at
+            if pool.prefetched and waited >= TOO_LONG:
+                for job in pool.prefetched:
+                    self._pace.surprise(job.kind, seconds=waited)
+                self._release(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
         lanes, due, paused = await look_around(session)
@@ -379,6 +394,9 @@ class Claimer:
             limit = self._pause = min(max(self._pause * 2, self._rhythm.poll_from), self._rhythm.poll_to)
         if self._due_at is not None:
             limit = min(limit, max(0.0, self._due_at - time.monotonic()))
+        for pool in self._pools:
+            if pool.prefetched:
+                limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))
         hungry = not self._announced_in_vain()
         if not hungry:
             limit = min(limit, KEEP_ANNOUNCED)

@@ -1,7 +1,8 @@
 """How long jobs of a kind take and how big they are, and what follows: how many may be prefetched.
 
 Prefetched jobs are hidden from idle peers, so at most 50 ms of work waits here, and none at all where a job takes 20 ms:
-there a round trip more costs nothing that anybody could notice.
+there a round trip more costs nothing that anybody could notice. That is a forecast. Where it is wrong, the jobs of a quick
+kind having turned slow or big, what waits too long or is too much goes back, and the kind has to earn its trust again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ LONGEST_WAIT = 0.050  #: seconds of work in the buffer
 SLOW = 0.020  #: seconds from which on a kind is not prefetched
 MOST_JOBS = 500
 MOST_BYTES = 4_000_000
+TOO_LONG = 0.250  #: seconds after which what was to wait for 50 ms goes back
 _WEIGHT = 0.2  #: of the newest observation
 
 
@@ -37,6 +39,12 @@ class Pace:
         else:
             known.seconds += _WEIGHT * (seconds - known.seconds)
             known.bytes += _WEIGHT * (size - known.bytes)
+
+    def surprise(self, kind: str, seconds: float = 0.0, size: int = 0) -> None:
+        """Jobs of *kind* take longer, or are bigger, than was thought."""
+        known = self._kinds.setdefault(kind, _Kind(0.0, 0.0))
+        known.seconds = max(known.seconds, seconds)
+        known.bytes = max(known.bytes, size)
 
     def prefetch(self, kinds: Iterable[str], slots: int) -> int:
         """How many jobs of these kinds may wait in a buffer of so many slots; the slowest and the biggest decide."""

@@ -20,6 +20,7 @@ class Pool:
         self.size = size
         self.occupied = 0
         self.prefetched: deque[ClaimedJob] = deque()  #: claimed, not begun
+        self.prefetched_at = 0.0  #: when the last of them were claimed
 
     def __repr__(self) -> str:
         return f"<{self.size} slots for {', '.join(sorted(self.queues)) or 'every queue'}>"
@@ -36,6 +37,15 @@ class Pool:
     def drop(self, ids: Container[int]) -> None:
         """Forget these jobs: they are not this runner's any more."""
         self.prefetched = deque(job for job in self.prefetched if job.id not in ids)
+
+    def give_up_beyond(self, most_bytes: int) -> list[ClaimedJob]:
+        """The last of the jobs that were claimed, whose inputs are more than may wait."""
+        surplus: list[ClaimedJob] = []
+        held = sum(len(job.args) for job in self.prefetched)
+        while held > most_bytes:
+            surplus.append(self.prefetched.pop())
+            held -= len(surplus[-1].args)
+        return surplus
 
     def give_up(self) -> list[ClaimedJob]:
         """The jobs that were claimed and will not begin here."""
