@@ -313,7 +313,8 @@ class Claimer:
         self._lanes.paused = paused
         self._lanes.forget_old(now)
         known = self._kinds()
-        for lane in lanes:
+        served = [lane for lane in lanes if self._lanes.pool_of(lane.queue)]
+        for lane in served:
             if lane.kind not in known and lane.kind not in self._unknown:
                 self._unknown.add(lane.kind)
                 logger.warning(
@@ -321,7 +322,7 @@ class Claimer:
                     lane.kind,
                     lane.queue,
                 )
-        mine = [lane for lane in lanes if lane.kind in known and self._lanes.pool_of(lane.queue)]
+        mine = [lane for lane in served if lane.kind in known]
         self._lanes.see(mine, now)
         self._lanes.forget_marks()
         return mine
