@@ -9,6 +9,8 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
+from weakref import WeakSet
 
 import anyio
 
@@ -36,14 +38,22 @@ async def link(source: Source, schema: str, *, pooled: bool, durable: bool = Tru
         with anyio.CancelScope(shield=True), anyio.move_on_after(1):
             await connection.close()
     finally:
-        connection.terminate()  # never release politely what may be broken: on a dead network that takes minutes
+        if connection in _kept:
+            connection._transport.abort()  # not a word: `terminate` would say goodbye
+        else:
+            connection.terminate()  # never release politely what may be broken: on a dead network that takes minutes
+
+
+_kept: WeakSet[Any] = WeakSet()
 
 
 def keep_open(session: Session) -> Callable[[], None]:
     """Keep the server believing in *session* until what is returned is called, or the process ends, whatever becomes of
-    its connection and of this loop: a second descriptor of the same socket does not say goodbye.
+    its connection and of this loop: a second descriptor keeps the socket open.
     """
-    theirs = session.connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+    connection: Any = session.connection
+    _kept.add(connection)
+    theirs = connection._transport.get_extra_info("socket")
     ours = socket.fromfd(theirs.fileno(), theirs.family, theirs.type).detach()
     return functools.partial(socket.close, ours)
 
