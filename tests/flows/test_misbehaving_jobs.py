@@ -201,21 +201,20 @@ async def final(handle: Handle[Any]) -> Job:
     return await handle.job()
 
 
-@pytest.mark.parametrize("method", ["call", "call_later", "call_sync"])
 @pytest.mark.parametrize("what", RAISED)
-async def test_whatever_a_job_raises_fails_that_job(jobs: Jobs, what: str, method: str) -> None:
-    """Any exception is recorded with the job that raised it; the others run on."""
-    handle = await Raise(what).later(method)
-    done = await final(handle)
-    assert done.state is S.FAILED
-    (error,) = done.errors
-    assert error.error.startswith(RAISED[what][1]), error.error
-    assert error.attempt == 1
-    assert len(error.error) <= 4_000
-    assert error.traceback is not None
-    assert len(error.traceback) <= 20_000
-    with pytest.raises(JobFailed):
-        await handle.result(timeout=5)
+async def test_whatever_a_job_raises_fails_that_job(jobs: Jobs, what: str) -> None:
+    """Any exception, at once, later or in a thread, is recorded with the job that raised it; the others run on."""
+    for handle in [await Raise(what).later(method) for method in ("call", "call_later", "call_sync")]:
+        done = await final(handle)
+        assert done.state is S.FAILED
+        (error,) = done.errors
+        assert error.error.startswith(RAISED[what][1]), error.error
+        assert error.attempt == 1
+        assert len(error.error) <= 4_000
+        assert error.traceback is not None
+        assert len(error.traceback) <= 20_000
+        with pytest.raises(JobFailed):
+            await handle.result(timeout=5)
 
 
 async def test_a_job_that_cancels_its_own_task_and_returns_has_completed(jobs: Jobs) -> None:

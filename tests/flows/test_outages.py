@@ -24,6 +24,7 @@ from asyncjobs._engine.completer import Completer
 from asyncjobs._keeper.keeper import Keeper
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._runner.runner import Runner
+from asyncjobs._store.claims import finish_jobs
 from asyncjobs._upkeep.janitor import Janitor
 from asyncjobs.embedded import TEST_SETTINGS, Embedded
 from asyncjobs.embedded.watch import Postmaster
@@ -279,6 +280,55 @@ async def test_a_runner_opens_three_connections(dsn: str) -> None:
         await jobs._own_source.close()  # the pool of our own
         assert len(await backends(admin, "all")) == 3
     await admin.close()
+
+
+async def test_a_finish_whose_reply_is_lost_is_found(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection breaks between the commit and its answer: written again, it is seen to have been written."""
+    lost: list[int] = []
+
+    async def finish_and_lose_the_reply(*args: Any) -> Any:
+        written = await finish_jobs(*args)
+        if not lost:
+            lost.extend(written)
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        return written
+
+    monkeypatch.setattr("asyncjobs._engine.completer.finish_jobs", finish_and_lose_the_reply)
+    async with Jobs(dsn).running() as jobs:
+        handle = await Task(1).later("quick")
+        assert await handle.result(timeout=10) == 1
+        assert await first_job(jobs, 2) < BACK_WITHIN
+        assert jobs._supervisor is not None
+        assert not jobs._supervisor.runner.held()
+    assert lost == [handle.id]
+    assert witness.ran == {1: 1, 2: 1}
+    assert "taken from this runner" not in caplog.text
+
+
+async def test_a_finish_that_meets_a_change_of_name_is_made_under_the_next(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner may become another incarnation while it writes, twice over: the job stays its own until it is written."""
+    names: list[int] = []
+
+    async def finish_after_a_change(session: Any, incarnation: int, finished: Any) -> Any:
+        if len(names) < 2:
+            names.append(incarnation)
+            identity.doubt()
+            await identity.known()
+        return await finish_jobs(session, incarnation, finished)
+
+    monkeypatch.setattr("asyncjobs._engine.completer.finish_jobs", finish_after_a_change)
+    async with Jobs(dsn).running() as jobs:
+        assert jobs._supervisor is not None
+        identity = jobs._supervisor.runner._identity
+        handle = await Task(1).later("quick")
+        assert await handle.result(timeout=10) == 1
+        assert (await handle.job()).attempt == 1
+    assert len(set(names)) == 2
+    assert witness.ran == {1: 1}
 
 
 # Stopping while Postgres is away

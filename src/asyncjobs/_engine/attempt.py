@@ -48,9 +48,8 @@ class Attempt:
     provide: Provide
     task: asyncio.Task[None] | None = None
     thread: ThreadCall | None = None  #: where a sync job runs, as long as it does
-    stopped_for: tuple[
-        str, ...
-    ] = ()  #: 'cancel', 'timeout', 'shutdown', 'lost', 'abandoned', in the order they came
+    #: 'cancel', 'timeout', 'shutdown', 'lost', 'abandoned', in the order they came
+    stopped_for: tuple[str, ...] = ()
     interrupted: bool = False  #: it was cancelled for one of these; a thread never is
     options: Any = DEFAULTS
     started: float = 0.0  #: on the performance counter

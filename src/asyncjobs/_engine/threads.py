@@ -28,9 +28,8 @@ class ThreadCall:
 
     def __init__(self, function: Callable[[], Any], name: str, on_end: Callable[[], None]) -> None:
         self._function = function
-        self._on_end = (
-            on_end  #: called on this loop when the thread has ended, unless the loop has ended before
-        )
+        #: called on this loop when the thread has ended, unless the loop has ended before
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         # Not the future's own exception: one that is a StopIteration or a GeneratorExit does not come through it.
         self._ended: asyncio.Future[tuple[Any, BaseException | None]] = self._loop.create_future()

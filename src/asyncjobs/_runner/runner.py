@@ -63,9 +63,8 @@ class Runner:
         self._pace = Pace()
         self._identity = Identity()
         self._attempts: dict[int, Attempt] = {}
-        self._held: dict[
-            int, int
-        ] = {}  #: the token of each claim, until the completer has written what came of it
+        #: the token of each claim, until the completer has written what came of it
+        self._held: dict[int, int] = {}
         self._deaf = True
         rhythm = attrs.evolve(settings.rhythm, listens=settings.listens)
         schema, pooled = jobs.schema, not settings.listens
@@ -228,10 +227,9 @@ class Runner:
     def held(self) -> Sequence[Claim]:
         running, unwritten = self._attempts.keys(), self._completer.ids()
         prefetched = {job.id for pool in self._pools for job in pool.prefetched}
+        # A fault of ours between claim and begin leaves a job that nobody here answers for: not held, it goes back.
         for job_id in self._held.keys() - running - unwritten - prefetched:
-            del self._held[
-                job_id
-            ]  # a fault of ours between claim and begin: whoever answers for nothing gets nothing
+            del self._held[job_id]
         return [Claim(job_id, token) for job_id, token in self._held.items()]
 
     def lost(self, claims: Sequence[Claim]) -> None:

@@ -38,9 +38,8 @@ def heard_first(tell: Callable[[], None], hurry: Callable[[], None]) -> Iterator
     mine: dict[signal.Signals, tuple[Any, Any]] = {}
     for number in (signal.SIGINT, signal.SIGTERM):
         theirs = signal.getsignal(number)
-        if callable(
-            theirs
-        ):  # where nobody handles it, neither do we: the process ends as it would without us
+        # Where nobody handles it, neither do we: the process ends as it would without us.
+        if callable(theirs):
             handler = _in_front_of(theirs, hear)
             signal.signal(number, handler)
             mine[number] = (handler, theirs)
