@@ -85,6 +85,15 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
     session.run(*command, env=env, interrupt_timeout=5, terminate_timeout=20)
 
 
+def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
+    """Two processes, each with a Postgres of its own, a file at a time: most tests wait for other processes."""
+    # One order of sets in both, which must find the same tests.
+    run(
+        session, "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", *arguments, *session.posargs,
+        PYTHONHASHSEED="0", **env,
+    )  # fmt: skip
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """A web application works through real data, on a Postgres of its own: `-- --once`, `-- --once --break IS`."""
@@ -96,7 +105,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests a bare machine can run, on an embedded PostgreSQL 18; pass pytest's arguments after `--`."""
     install(session, "tests")
-    run(session, "python", "-m", "pytest", *session.posargs)
+    pytest(session)
 
 
 @nox.session
@@ -106,16 +115,7 @@ def tests(session: nox.Session) -> None:
 def compat(session: nox.Session, postgres: str) -> None:
     """Flows and laws on other Pythons, where they are installed, and on the older of the two embedded Postgres."""
     install(session, "tests")
-    run(
-        session,
-        "python",
-        "-m",
-        "pytest",
-        "tests/flows",
-        "tests/laws",
-        *session.posargs,
-        ASYNCJOBS_TEST_PG=postgres,
-    )
+    pytest(session, "tests/flows", "tests/laws", ASYNCJOBS_TEST_PG=postgres)
 
 
 @nox.session

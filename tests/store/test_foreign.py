@@ -398,7 +398,7 @@ async def test_a_connection_in_use_is_refused(jobs: Jobs, dsn: str, kind: str) -
     assert await names(jobs) == ["afterwards"]
 
 
-@pytest.mark.parametrize("kind", KINDS.keys() - {"asyncpg", "asyncpg pool"})
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"asyncpg", "asyncpg pool"}))
 async def test_a_connection_in_use_is_waited_for(jobs: Jobs, dsn: str, kind: str) -> None:
     """SQLAlchemy and psycopg take turns by themselves."""
     async with KINDS[kind](dsn) as theirs, theirs.begin():

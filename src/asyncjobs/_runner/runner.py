@@ -122,7 +122,20 @@ class Runner:
         job = attempt.job
         outcome: Outcome | None
         try:
-            outcome = await self._outcome_of(attempt)
+            enter(attempt.running)
+            # The job is awaited here, by the outermost coroutine of its task: when that is closed (`Attempt.close`), those
+            # below it are too, and what they would have returned is lost.
+            try:
+                outcome = await attempt.run()
+            except BaseException as error:
+                if self._is_torn_down:
+                    attempt.stop("shutdown")
+                outcome = attempt.came_to(error)
+            if attempt.thread is not None or attempt.running.awaits_commit:
+                with suppress(GeneratorExit):  # closed: nothing is awaited any more
+                    await self._what_is_left_of(attempt)
+                if attempt.running.awaits_commit:
+                    outcome = None  # to be written it would have to wait for that transaction, and all others with it
         except Exception as error:
             logger.critical(
                 "what job %s (%s) came to was not found out, which is a fault of asyncjobs; it is tried again",
@@ -143,25 +156,13 @@ class Runner:
                 self._settled(job)
         self._claimer.slot_freed()
 
-    async def _outcome_of(self, attempt: Attempt) -> Outcome | None:
-        enter(attempt.running)
-        try:
-            outcome = await attempt.run()
-        except BaseException as error:
-            if self._is_torn_down:
-                attempt.stop("shutdown")
-            outcome = attempt.came_to(error)
+    async def _what_is_left_of(self, attempt: Attempt) -> None:
+        """Wait for the thread that outlived its task, whoever cancelled that, and for the transaction it was completed in."""
         while attempt.thread is not None and not self._leaves(attempt):
-            with suppress(asyncio.CancelledError):  # whoever cancelled the task has not ended the thread
+            with suppress(asyncio.CancelledError):
                 await attempt.thread.over()
         if attempt.running.awaits_commit:
-            with suppress(GeneratorExit):  # closed: nothing is awaited any more
-                await self._commit_of(attempt)
-            if attempt.running.awaits_commit:
-                outcome = (
-                    None  # to be written it would have to wait for that transaction, and all others with it
-                )
-        return outcome
+            await self._commit_of(attempt)
 
     async def _commit_of(self, attempt: Attempt) -> None:
         """Wait for the end of the transaction that *attempt* completed the job in, which others may end after the job."""
@@ -171,9 +172,8 @@ class Runner:
             and not self._leaves(attempt)
             and "shutdown" not in attempt.stopped_for
         ):
-            with suppress(
-                asyncio.CancelledError
-            ):  # the job is over: only the end of the process is worth leaving for
+            # The job is over: only the end of the process is worth leaving for.
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(pause)
             if pause < 1 <= time.monotonic() - asked:
                 logger.warning(
