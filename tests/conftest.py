@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 
@@ -51,3 +51,15 @@ async def dsn(databases: Databases, migrated: str, anyio_backend: str) -> AsyncI
     """The DSN of a migrated database without jobs."""
     async with databases.clone(migrated) as dsn:
         yield dsn
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test said may hold a lone surrogate, on purpose; no report can be passed between processes with one."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
