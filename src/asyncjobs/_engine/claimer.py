@@ -97,6 +97,7 @@ class Claimer:
     def _reset(self) -> None:
         """What is only true of one connection, or of what was seen over it."""
         self._drained = False
+        self._left = False  #: the last look saw jobs for which there was no slot
         self._looked_at = 0.0
         self._due_at: float | None = None
         self._patient_until = 0.0  #: nothing was to be promoted, though it was due
@@ -116,6 +117,8 @@ class Claimer:
 
     def slot_freed(self) -> None:
         """A job has left its slot."""
+        if self._left:
+            self._drained = False
         self._changed.set()
 
     def ended(self, job_id: int) -> None:
@@ -149,8 +152,8 @@ class Claimer:
 
     @property
     def is_drained(self) -> bool:
-        """The last claim found nothing, and nothing was heard of since."""
-        return self._drained
+        """The last claim found nothing, nothing waits for a slot, and nothing was heard of since."""
+        return self._drained and not self._left
 
     # The loop.
 
@@ -254,7 +257,9 @@ class Claimer:
         if self._lanes.forget_marks():
             return True  # empty beyond the marks: look before them
         found = await self._look(session)
-        if any(lane.kind in kinds and self._room_for(lane, rooms) for lane in found):
+        waiting = [lane for lane in found if lane.kind in kinds and lane.queue not in self._lanes.paused]
+        self._left = bool(waiting)
+        if any(pool.serves(lane.queue) for lane in waiting for pool in rooms):
             return True
         self._drained = not self._changed.is_set()
         if self._drained:
@@ -267,9 +272,6 @@ class Claimer:
         if full:
             self._promised -= full
             await wake_others(session, sorted(full))
-
-    def _room_for(self, lane: Lane, rooms: dict[Pool, int]) -> bool:
-        return lane.queue not in self._lanes.paused and any(pool.serves(lane.queue) for pool in rooms)
 
     async def _keep_adopted(self, session: Session, old: int, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
         """The keeper changed the incarnation while this claim was under way: take what it brought over."""
