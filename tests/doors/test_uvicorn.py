@@ -37,7 +37,7 @@ from contextlib import asynccontextmanager
 from asyncjobs import Jobs, job
 
 logging.basicConfig(level="INFO")
-jobs = Jobs(os.environ["DSN"], slots=2, shutdown_timeout=float(os.environ.get("BUDGET", "1.6")))
+jobs = Jobs(os.environ["DSN"], slots=2, shutdown_timeout=float(os.environ.get("BUDGET", "1")))
 
 
 @job(kind="served:where")
@@ -126,7 +126,7 @@ def in_litestar():
 def around_anything():
     return jobs.asgi(web)
 '''
-BUDGET = 1.6
+BUDGET = 1.0
 WAYS = ["in_fastapi", "in_starlette", "in_ones_own", "in_litestar", "around_anything"]
 
 
@@ -345,7 +345,7 @@ async def test_told_to_stop_it_claims_nothing_more_while_a_stream_is_open(
             server.tell(how)
             await server.says("Waiting for connections to close")
             handles = await jobs.enqueue_many([where.prepare() for _ in range(5)])
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.4)
             assert {await handle.status() for handle in handles} == {S.AVAILABLE}
             assert server.process.poll() is None
             assert await is_running(dsn, held)

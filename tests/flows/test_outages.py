@@ -451,9 +451,14 @@ class Fault(BaseException):
 
 
 @pytest.mark.parametrize(
-    "fault", [RuntimeError("a bug"), Fault("a bug"), asyncio.CancelledError("a bug")], ids=repr
+    ("part", "fault"),
+    [
+        (Claimer, RuntimeError("a bug")),
+        (Completer, Fault("a bug")),
+        *((part, asyncio.CancelledError("a bug")) for part in (Claimer, Completer, Keeper, Janitor)),
+    ],
+    ids=lambda each: each.__name__ if isinstance(each, type) else repr(each),
 )
-@pytest.mark.parametrize("part", [Claimer, Completer, Keeper, Janitor], ids=lambda part: part.__name__)
 async def test_a_fault_of_the_runner_never_reaches_the_application(
     dsn: str,
     part: Any,
