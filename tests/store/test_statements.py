@@ -102,7 +102,14 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "wake_others": lambda s: claims.wake_others(s, ["q"]),
     "withdraw_idle": lambda s: claims.withdraw_idle(s, ["q"]),
 }
-MIGRATING = {"analyze_jobs", "create_schema", "lock_migrations", "read_version", "record_migration"}
+MIGRATING = {
+    "analyze_jobs",
+    "begin_migrating",
+    "create_schema",
+    "lock_migrations",
+    "read_version",
+    "record_migration",
+}
 
 JOB = [
     "id", "kind", "method", "queue", "state", "priority", "attempt", "max_attempts", "crashes", "args", "meta", "tags",
@@ -185,7 +192,7 @@ def test_a_statement_is_called_by_the_function_of_its_name() -> None:
     expected["create_schema"] = expected["analyze_jobs"] = {"migrate", "migration_sql"}
     expected["record_migration"] = {"migrate", "migration_sql"}
     expected["restore_ballast"] = {"restore_ballast", "migration_sql"}
-    expected["lock_migrations"] = {"migrate"}
+    expected["begin_migrating"] = expected["lock_migrations"] = {"migrate"}
     expected["read_version"] = {"migrate", "check_schema_version"}
     assert callers == expected
 

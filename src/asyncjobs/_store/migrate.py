@@ -53,6 +53,8 @@ async def migrate(connection: Connection, schema: str) -> list[Migration]:
     session = Session(connection, schema)
     sql = statements(schema)
     async with connection.transaction():
+        await session.execute("begin_migrating")
+        await session.execute("lift_timeouts")
         await session.fetchval("lock_migrations")
         await connection.execute(sql["create_schema"])
         version, _ = await session.fetchrow("read_version")

@@ -1,0 +1,127 @@
+"""Whatever role and database prescribe for their sessions, jobs are enqueued, run and finished."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import asyncpg
+import pytest
+
+from asyncjobs import Constant, JobCancelled, Jobs, current_job, job
+from tests.engine.running import running
+from tests.waiting import eventually_async
+
+ran: Counter[str] = Counter()
+gate: asyncio.Event
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> None:
+    global gate
+    ran.clear()
+    gate = asyncio.Event()
+
+
+@job(kind="hostile:work", backoff=Constant(0.01))
+async def work(name: str) -> str:
+    ran[name] += 1
+    if name == "fails once" and ran[name] == 1:
+        raise ValueError("once")
+    if name == "held":
+        await gate.wait()
+    if name == "commits":
+        async with current_job().transaction():
+            current_job().result = name
+    return name
+
+
+SETTINGS = {
+    "repeatable read": {"default_transaction_isolation": "repeatable read"},
+    "serializable, deferrable": {
+        "default_transaction_isolation": "serializable",
+        "default_transaction_deferrable": "on",
+    },
+    "odd formats": {
+        "timezone": "Asia/Kathmandu",
+        "datestyle": "SQL, DMY",
+        "intervalstyle": "sql_standard",
+        "extra_float_digits": "-15",
+        "bytea_output": "escape",
+        "search_path": "pg_catalog",
+        "lc_messages": "C",
+    },
+    "short timeouts": {
+        "statement_timeout": "2s",
+        "lock_timeout": "1s",
+        "idle_session_timeout": "300ms",
+        "idle_in_transaction_session_timeout": "1s",
+    },
+    "no index likes us": {
+        "enable_indexscan": "off",
+        "enable_nestloop": "off",
+        "plan_cache_mode": "force_generic_plan",
+    },
+    "quoting": {"quote_all_identifiers": "on", "backslash_quote": "off", "row_security": "off", "jit": "on"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+async def test_jobs_run_whatever_is_prescribed(dsn: str, settings: str) -> None:
+    """Each setting is the database's default, for our sessions too."""
+    admin = await asyncpg.connect(dsn)
+    database = await admin.fetchval("select current_database()")
+    for name, value in SETTINGS[settings].items():
+        await admin.execute(f'alter database "{database}" set {name} = {_quoted(value)}')
+    await admin.close()
+    async with running(dsn) as jobs:
+        handles = [await work.later(name) for name in ("plain", "fails once", "commits")]
+        await asyncio.sleep(0.5)
+        handles.append(await work.set(delay=0.1).later("later"))
+        results = [await handle.result(timeout=15) for handle in handles]
+        assert results == ["plain", "fails once", "commits", "later"]
+        held = await work.later("held")
+
+        async def runs() -> bool:
+            return ran["held"] == 1
+
+        await eventually_async(runs)
+        assert await held.cancel() == "requested"
+        with pytest.raises(JobCancelled):
+            await held.result(timeout=15)
+        assert ran == {"plain": 1, "fails once": 2, "commits": 1, "later": 1, "held": 1}
+        assert (await jobs.count_jobs())["default"] == {"completed": 4, "cancelled": 1}
+
+
+def _quoted(value: str) -> str:
+    return ", ".join(f"'{part.strip()}'" for part in value.split(","))
+
+
+async def test_many_migrate_at_once_where_reads_are_repeatable(database: str) -> None:
+    """Who waited for the others sees what they did."""
+    admin = await asyncpg.connect(database)
+    name = await admin.fetchval("select current_database()")
+    await admin.execute(f"alter database \"{name}\" set default_transaction_isolation = 'repeatable read'")
+    await admin.close()
+    applied = await asyncio.gather(*(Jobs(database).migrate() for _ in range(10)))
+    assert sorted(map(len, applied)) == [0] * 9 + [1]
+
+
+async def test_a_database_that_is_read_only_by_default_can_be_migrated_and_run(database: str) -> None:
+    """The runner's sessions say that they write; whoever enqueues on their own says so themselves."""
+    admin = await asyncpg.connect(database)
+    await Jobs(database).migrate()
+    name = await admin.fetchval("select current_database()")
+    await admin.execute(f'alter database "{name}" set default_transaction_read_only = on')
+    await admin.close()
+    await Jobs(database).migrate()
+    async with running(database) as jobs:
+        writing = await asyncpg.connect(database, server_settings={"default_transaction_read_only": "off"})
+        handle = await work.set(on=writing).later("plain")
+        await writing.close()
+
+        async def done() -> bool:
+            return ran["plain"] == 1 and (await handle.status()).is_final
+
+        await eventually_async(done)
+        assert not jobs.is_degraded
