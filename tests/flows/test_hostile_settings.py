@@ -98,10 +98,11 @@ def _quoted(value: str) -> str:
 
 
 async def test_many_migrate_at_once_where_reads_are_repeatable(database: str) -> None:
-    """Who waited for the others sees what they did."""
+    """Who waited for the others sees what they did, and is not timed out over it."""
     admin = await asyncpg.connect(database)
     name = await admin.fetchval("select current_database()")
     await admin.execute(f"alter database \"{name}\" set default_transaction_isolation = 'repeatable read'")
+    await admin.execute(f"alter database \"{name}\" set statement_timeout = '30ms'")
     await admin.close()
     applied = await asyncio.gather(*(Jobs(database).migrate() for _ in range(10)))
     assert sorted(map(len, applied)) == [0] * 9 + [1]

@@ -106,6 +106,7 @@ MIGRATING = {
     "analyze_jobs",
     "begin_migrating",
     "create_schema",
+    "lift_timeouts",
     "lock_migrations",
     "read_version",
     "record_migration",
@@ -192,7 +193,7 @@ def test_a_statement_is_called_by_the_function_of_its_name() -> None:
     expected["create_schema"] = expected["analyze_jobs"] = {"migrate", "migration_sql"}
     expected["record_migration"] = {"migrate", "migration_sql"}
     expected["restore_ballast"] = {"restore_ballast", "migration_sql"}
-    expected["begin_migrating"] = expected["lock_migrations"] = {"migrate"}
+    expected["begin_migrating"] = expected["lift_timeouts"] = expected["lock_migrations"] = {"migrate"}
     expected["read_version"] = {"migrate", "check_schema_version"}
     assert callers == expected
 
