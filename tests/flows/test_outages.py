@@ -201,7 +201,7 @@ async def test_jobs_outlive_a_restart_of_postgres(server: Server, away: str, how
         threaded = await Task(6).later("hold_sync")
         failing = await Task(7).later("fail_once")
         await begun(8)
-        waiting = [await Task(8).later("quick", delay=0.8), await Task(9).later("quick", queue="paused")]
+        waiting = [await Task(8).later("quick", delay=2), await Task(9).later("quick", queue="paused")]
         await asyncio.sleep(0.8)  # the claims are on disk: what is lost of a claim is another test
         assert not jobs.is_degraded
         await asyncio.to_thread(server.stop, how)
