@@ -7,6 +7,7 @@ writes hundreds. Outcomes are kept until written: an outage delays them, whateve
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import anyio
@@ -18,11 +19,13 @@ from asyncjobs._engine.link import Patience, link
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._store.claims import A_BATCH, Claim, find_finished, finish_jobs, return_jobs
-from asyncjobs._store.faults import is_bad_data
+from asyncjobs._store.faults import is_bad_data, is_transient, sqlstate
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
 logger = logging.getLogger("asyncjobs")
+
+AGAIN_AFTER = 5.0  #: seconds until what the database refused, though nothing is wrong with it, is tried again
 
 
 class Completer:
@@ -44,6 +47,8 @@ class Completer:
         self._pooled = pooled
         self._outcomes: list[Outcome] = []
         self._writing: list[Outcome] = []
+        self._aside: list[Outcome] = []  #: refused for a reason that is not in them
+        self._again_at = 0.0
         self._gathered = anyio.Event()
         self._empty = anyio.Event()
 
@@ -60,11 +65,11 @@ class Completer:
     @property
     def unwritten(self) -> int:
         """How many outcomes the database does not have yet."""
-        return len(self._outcomes) + len(self._writing)
+        return len(self._outcomes) + len(self._writing) + len(self._aside)
 
     def ids(self) -> set[int]:
         """The jobs whose outcomes the database does not have yet."""
-        return {outcome.job.id for outcome in (*self._writing, *self._outcomes)}
+        return {outcome.job.id for outcome in (*self._writing, *self._outcomes, *self._aside)}
 
     async def run(self) -> None:
         """Write, for ever."""
@@ -78,12 +83,12 @@ class Completer:
 
     async def write_once(self) -> None:
         """Write what is unwritten, once, over a connection opened for it, for the jobs of an incarnation that is over."""
-        incarnation, outcomes = self._identity.latest, [*self._writing, *self._outcomes]
+        incarnation, outcomes = self._identity.latest, [*self._writing, *self._outcomes, *self._aside]
         if incarnation is not None and outcomes:
             async with link(self._source, self._schema, pooled=self._pooled) as session:
                 for first in range(0, len(outcomes), A_BATCH):
                     await self._write(session, incarnation, outcomes[first : first + A_BATCH])
-        self._writing, self._outcomes = [], []
+        self._writing, self._outcomes, self._aside = [], [], []
         self._empty.set()
 
     async def _write_over(self, session: Session, patience: Patience) -> None:
@@ -99,9 +104,14 @@ class Completer:
                 self._empty = anyio.Event()
 
     async def _gather(self) -> None:
-        while not self._outcomes:
+        while not self._outcomes or (self._aside and time.monotonic() >= self._again_at):
+            if self._aside and time.monotonic() >= self._again_at:
+                self._outcomes += self._aside
+                self._aside = []
+                break
             self._gathered = anyio.Event()
-            await self._gathered.wait()
+            with anyio.move_on_after(self._again_at - time.monotonic() if self._aside else None):
+                await self._gathered.wait()
         self._writing = self._outcomes[:A_BATCH]
         del self._outcomes[:A_BATCH]
 
@@ -115,7 +125,7 @@ class Completer:
             if returned:
                 written |= await return_jobs(session, incarnation, returned)
         except Exception as error:
-            if not is_bad_data(error):
+            if is_transient(error) or sqlstate(error) is None:  # not the statement's fault
                 raise
             await self._write_singly(session, incarnation, outcomes, error)
             return
@@ -128,17 +138,23 @@ class Completer:
     async def _write_singly(
         self, session: Session, incarnation: int, outcomes: Sequence[Outcome], error: Exception
     ) -> None:
-        """One outcome Postgres refuses to store must not hold up the others: alone, it is stored without what is refused."""
+        """One outcome Postgres refuses to store must not hold up the others: alone, it is stored without what is refused,
+        or later, when the reason is not in it.
+        """
         if len(outcomes) > 1:
             for outcome in outcomes:
                 await self._write(session, incarnation, [outcome])
             return
         (outcome,) = outcomes
         plainer = _plainer(outcome, error)
-        logger.error("what job %s came to cannot be stored as it is: %s", outcome.job.id, error)
-        if _texts(plainer) == _texts(outcome):
-            raise error  # there is nothing left to leave out
-        await self._write(session, incarnation, [plainer])
+        if is_bad_data(error) and _texts(plainer) != _texts(outcome):
+            logger.error("what job %s came to cannot be stored as it is: %s", outcome.job.id, error)
+            await self._write(session, incarnation, [plainer])
+            return
+        if not self._aside:
+            logger.error("what job %s came to is refused, and is tried again: %s", outcome.job.id, error)
+            self._again_at = time.monotonic() + AGAIN_AFTER
+        self._aside.append(outcome)
 
     async def _look_into(self, session: Session, incarnation: int, refused: Iterable[Outcome]) -> set[int]:
         """Refused: written already, when the reply was lost; else taken from this runner. Which are to be written again."""

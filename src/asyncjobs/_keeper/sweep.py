@@ -9,6 +9,7 @@ import orjson
 
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.chores import find_orphans, rescue_jobs
+from asyncjobs._store.faults import is_transient, sqlstate
 from asyncjobs._store.runners import find_suspects
 from asyncjobs._store.session import Session
 
@@ -46,9 +47,17 @@ class Sweep:
 
     async def _rescue(self, incarnation: int) -> None:
         error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()
-        rescue = await rescue_jobs(
-            self._session, incarnation, blame=True, max_crashes=self._vigilance.max_crashes, error=error
-        )
+        try:
+            rescue = await rescue_jobs(
+                self._session, incarnation, blame=True, max_crashes=self._vigilance.max_crashes, error=error
+            )
+        except Exception as refusal:
+            if is_transient(refusal) or sqlstate(refusal) is None:
+                raise
+            logger.error(  # noqa: TRY400 -- the server's words say it all
+                "runner %s is dead, and its jobs cannot be taken back: %s", incarnation, refusal
+            )
+            return
         if any(rescue):  # not when another sweep was faster, or when everything is locked
             logger.warning(
                 "runner %s is dead: %s of its jobs wait again, %s failed because they took %s runners down, "
