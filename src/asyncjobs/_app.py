@@ -165,8 +165,7 @@ class Jobs(Enqueuer):
 
     async def _check_schema(self) -> None:
         try:
-            async with self.asking() as session:
-                await check_schema_version(session)
+            await self.ask(check_schema_version)
         except DatabaseUnavailable as error:
             import logging  # noqa: PLC0415
 
@@ -254,20 +253,17 @@ class Jobs(Enqueuer):
         """Jobs, newest first; a kind by any ending of its name; page on with *before* the last id seen."""
         words = None if states is None else [_state(state) for state in _several(states, "states") or ()]
         queues, kinds = _several(queues, "queues"), _several(kinds, "kinds")
-        async with self.asking() as session:
-            return await views.list_jobs(
-                session, states=words, queues=queues, kinds=kinds, before=before, limit=limit
-            )
+        return await self.ask(
+            views.list_jobs, states=words, queues=queues, kinds=kinds, before=before, limit=limit
+        )
 
     async def count_jobs(self) -> dict[str, dict[JobState, int]]:
         """How many jobs stand where: by queue, by state."""
-        async with self.asking() as session:
-            return await views.count_jobs(session)
+        return await self.ask(views.count_jobs)
 
     async def retry(self, job_id: int) -> bool:
         """Let a finished job run again, with all its attempts, or a waiting one before its time. False when it cannot."""
-        async with self.asking() as session:
-            queue = await views.retry_job(session, job_id)
+        queue = await self.ask(views.retry_job, job_id)
         if queue is not None and self.runner is not None:
             self.runner.wake(())
         return queue is not None
@@ -278,18 +274,15 @@ class Jobs(Enqueuer):
 
     async def paused_queues(self) -> set[str]:
         """The queues nobody claims from, until `resume`."""
-        async with self.asking() as session:
-            return await views.paused_queues(session)
+        return await self.ask(views.paused_queues)
 
     async def pause(self, queue: str) -> None:
         """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
-        async with self.asking() as session:
-            await views.pause_queue(session, check_name(queue, "queue"))
+        await self.ask(views.pause_queue, check_name(queue, "queue"))
 
     async def resume(self, queue: str) -> None:
         """Claim jobs of *queue* again."""
-        async with self.asking() as session:
-            await views.resume_queue(session, check_name(queue, "queue"))
+        await self.ask(views.resume_queue, check_name(queue, "queue"))
 
     async def work_off(self) -> None:
         """Wait until the runner of this Jobs has run what is due. Raises WhichJobs when none runs."""

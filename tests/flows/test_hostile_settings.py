@@ -8,7 +8,7 @@ from collections import Counter
 import asyncpg
 import pytest
 
-from asyncjobs import Constant, JobCancelled, Jobs, current_job, job
+from asyncjobs import Constant, JobCancelled, JobNotFound, Jobs, current_job, job
 from tests.engine.running import running
 from tests.waiting import eventually_async
 
@@ -91,6 +91,33 @@ async def test_jobs_run_whatever_is_prescribed(dsn: str, settings: str) -> None:
             await held.result(timeout=15)
         assert ran == {"plain": 1, "fails once": 2, "commits": 1, "later": 1, "held": 1}
         assert (await jobs.count_jobs())["default"] == {"completed": 4, "cancelled": 1}
+
+
+async def test_a_result_is_awaited_while_the_job_is_being_finished(dsn: str) -> None:
+    """Where reads are repeatable, marking the row that a finish just took fails to serialize: it is asked again."""
+    admin = await asyncpg.connect(dsn)
+    database = await admin.fetchval("select current_database()")
+    await admin.execute(
+        f"alter database \"{database}\" set default_transaction_isolation = 'repeatable read'"
+    )
+
+    async def waits_for_the_row() -> bool:
+        asked = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%awaited%'"
+        )
+        return await admin.fetchval(asked) == 1
+
+    finishing = await asyncpg.connect(dsn)
+    async with Jobs(dsn):
+        handle = await work.later("plain")
+        async with finishing.transaction():
+            await finishing.execute("delete from asyncjobs.live_jobs where id = $1", handle.id)
+            asking = asyncio.create_task(handle.result(timeout=15))
+            await eventually_async(waits_for_the_row)
+        with pytest.raises(JobNotFound):
+            await asking
+    await finishing.close()
+    await admin.close()
 
 
 def _quoted(value: str) -> str:

@@ -81,7 +81,8 @@ async def test_a_network_that_swallows_everything_is_given_up_on(
     """Somebody accepts and never answers: DatabaseUnavailable in good time, once for all who wait."""
     assert source.CONNECT_TIMEOUT <= 5
     monkeypatch.setattr(source, "CONNECT_TIMEOUT", 0.5)
-    server = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(30), "127.0.0.1", 0)
+    accepted: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: accepted.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     silent = f"postgresql://nobody@127.0.0.1:{port}/none"
     try:
@@ -94,6 +95,8 @@ async def test_a_network_that_swallows_everything_is_given_up_on(
             assert time.monotonic() - started < 8
     finally:
         server.close()
+        for writer in accepted:
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize("what", SOURCES)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from asyncjobs._enqueue.coalescer import Coalescer
 from asyncjobs._enqueue.waiter import Waiter
 from asyncjobs._model.job import Job, Lane, NewJob
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
-from asyncjobs._store.faults import is_lost, is_missing_schema
+from asyncjobs._store.faults import is_lost, is_missing_schema, is_rolled_back
 from asyncjobs._store.foreign import explained, join
 from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs.errors import DatabaseUnavailable, SchemaMissing, WhichJobs
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TRIES = 5  #: how often a question is asked that Postgres answers with a serialization failure
 
 
 class LocalRunner(Protocol):
@@ -81,9 +86,22 @@ class Enqueuer:
         self._check_taking()
         return self._source.connection()
 
+    async def ask(
+        self, question: Callable[Concatenate[Session, P], Awaitable[R]], *args: P.args, **given: P.kwargs
+    ) -> R:
+        """What *question* of the store answers. Raises DatabaseUnavailable and SchemaMissing."""
+        for left in reversed(range(TRIES)):
+            try:
+                async with self._asking() as session:
+                    return await question(session, *args, **given)
+            except Exception as error:
+                # Where the database prescribes a stricter isolation, whoever came first wins, and the other asks again.
+                if not (left and is_rolled_back(error)):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[Session]:
-        """A connection to ask something over. Raises DatabaseUnavailable and SchemaMissing."""
+    async def _asking(self) -> AsyncIterator[Session]:
         try:
             async with self.connection() as connection:
                 yield Session(connection, self.schema)
@@ -110,21 +128,18 @@ class Enqueuer:
 
     async def find_job(self, job_id: int) -> Job | None:
         """The job, live or finished; None when there is none to be seen."""
-        async with self.asking() as session:
-            return await views.get_job(session, job_id)
+        return await self.ask(views.get_job, job_id)
 
     async def wait_for_job(self, job_id: int) -> Job:
         """The job once it is final. Raises JobNotFound."""
         return await self._waiter.wait(job_id, self._await_job, self.find_job)
 
     async def _await_job(self, job_id: int) -> bool:
-        async with self.asking() as session:
-            return await views.await_job(session, job_id)
+        return await self.ask(views.await_job, job_id)
 
     async def cancel_job(self, job_id: int) -> Literal["cancelled", "requested"] | None:
         """Cancel the job, or ask its runner to: None when it is final or unknown."""
-        async with self.asking() as session:
-            return await views.cancel_job(session, job_id)
+        return await self.ask(views.cancel_job, job_id)
 
     def job_finished(self, job_id: int) -> None:
         """A runner of this process heard that the job is final."""
