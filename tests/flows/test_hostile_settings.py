@@ -105,7 +105,7 @@ async def test_a_result_is_awaited_while_the_job_is_being_finished(dsn: str) -> 
         asked = (
             "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%awaited%'"
         )
-        return await admin.fetchval(asked) == 1
+        return bool(await admin.fetchval(asked) == 1)
 
     finishing = await asyncpg.connect(dsn)
     async with Jobs(dsn):

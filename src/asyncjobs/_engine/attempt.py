@@ -11,7 +11,7 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
@@ -87,15 +87,18 @@ class Attempt:
 
     # What the job does.
 
-    async def run(self) -> Outcome | None:
+    def run(self) -> Coroutine[Any, Any, Outcome | None]:
         """Run the job once. None when it completed itself in a transaction of its own. Raises whatever the job raises."""
         definition = registry.find(self.job.kind)
         self.options = definition.options_of(self.job.method)
         wanted = definition.dependencies(self.job.method)
         if wanted:
-            async with supplied(self.provide, wanted) as supply:
-                return await self._call(definition.bind(self.job.method, self.job.args, self.codec, supply))
-        return await self._call(definition.bind(self.job.method, self.job.args, self.codec, {}))
+            return self._call_supplied(definition, wanted)
+        return self._call(definition.bind(self.job.method, self.job.args, self.codec, {}))
+
+    async def _call_supplied(self, definition: registry.Kind, wanted: frozenset[Any]) -> Outcome | None:
+        async with supplied(self.provide, wanted) as supply:
+            return await self._call(definition.bind(self.job.method, self.job.args, self.codec, supply))
 
     async def _call(self, call: Call) -> Outcome | None:
         self.running.result_type = call.result_type

@@ -89,7 +89,7 @@ class Claimer:
         self._lanes = Lanes(pools)
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
-        self._begun: dict[int, Claim] = {}  # prefetched jobs that run: what runners.begun says
+        self._begun: dict[int, ClaimedJob] = {}  # prefetched jobs that run: what runners.begun says
         self._unknown: set[str] = set()
         self._promised: set[str] = set()  # queues of which jobs were committed here without waking others
         self._reset()
@@ -187,8 +187,7 @@ class Claimer:
         await self._withdraw_when_busy(session)
         if self._promised:
             await self._wake_others(session)
-        if await self._begin(session, incarnation):
-            return
+        began = await self._begin(session, incarnation)
         self._give_back_what_waited_too_long()
         if self._due_at is not None and now >= self._due_at:
             await self._promote(session)
@@ -197,7 +196,7 @@ class Claimer:
         rooms = self._rooms()
         if rooms and not self._drained and await self._claim(session, incarnation, rooms):
             return
-        if not rooms or not self._drained or await self._ready_to_sleep(session):
+        if not began and (not rooms or not self._drained or await self._ready_to_sleep(session)):
             await self._sleep()
 
     def _rooms(self) -> dict[Pool, int]:
@@ -213,20 +212,23 @@ class Claimer:
         return rooms
 
     async def _begin(self, session: Session, incarnation: int) -> bool:
-        """Let prefetched jobs begin in the slots that are free: only those, so that nobody else is blamed for a crash."""
-        chosen = {pool: min(pool.free, len(pool.prefetched)) for pool in self._pools}
+        """Let prefetched jobs begin in the slots that are free: only those, so that nobody else is blamed for a crash.
+
+        At most half a pool at a time: while that half is being marked, the other half runs.
+        """
+        chosen = {pool: min(pool.free, len(pool.prefetched), (pool.size + 1) // 2) for pool in self._pools}
         if not any(chosen.values()):
             return False
         beginning = {
             pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count
         }
-        claims = {job.id: Claim(job.id, job.token) for jobs in beginning.values() for job in jobs}
-        if not await begin_jobs(session, incarnation, [*self._begun.values(), *claims.values()]):
+        begun = {job.id: job for jobs in beginning.values() for job in jobs}
+        if not await begin_jobs(session, incarnation, [*self._begun.values(), *begun.values()]):
             self._identity.doubt()  # somebody declared this incarnation dead
             return True
         if self._identity.current != incarnation:  # its successor does not know they have begun
             return True
-        self._begun |= claims
+        self._begun |= begun
         for pool, jobs in beginning.items():
             for job in jobs:
                 # Not there: it was taken from this runner meanwhile.

@@ -89,6 +89,15 @@ class CurrentJob(Protocol):
 class RunningJob:
     """A job in its slot."""
 
+    # What most jobs never change is the class's: this is made for every job.
+    result: Any = None
+    result_type: Any = Any
+    is_asked = False  #: `needed()` looks whether there is something to do: nothing can be completed yet
+    completed = False  #: by a transaction that is known to be committed
+    handed_over = False  #: by `complete`, in a transaction somebody else ends
+    _owner = 0  #: the id of that transaction's connection, which is not kept alive
+    _is_open: Callable[[], bool] = staticmethod(lambda: False)
+
     def __init__(
         self,
         job: ClaimedJob,
@@ -97,15 +106,6 @@ class RunningJob:
         finish: Callable[[Session, Finished], Any],
         started: float,
     ) -> None:
-        self.result: Any = None
-        self.result_type: Any = Any
-        self.is_asked = (
-            False  #: `needed()` looks whether there is something to do: nothing can be completed yet
-        )
-        self.completed = False  #: by a transaction that is known to be committed
-        self.handed_over = False  #: by `complete`, in a transaction somebody else ends
-        self._owner = 0  #: the id of that transaction's connection, which is not kept alive
-        self._is_open: Callable[[], bool] = lambda: False
         self._job = job
         self._jobs = jobs
         self._codec = codec

@@ -203,7 +203,7 @@ class Runner:
                 return False
 
     def _claimed(self, jobs: Iterable[ClaimedJob]) -> None:
-        self._held.update((job.id, job.token) for job in jobs)
+        self._held.update({job.id: job.token for job in jobs})
 
     def _settled(self, job: ClaimedJob | Claim) -> None:
         if self._held.get(job.id) == job.token:  # else it is held by a later claim

@@ -79,9 +79,10 @@ async def claim_jobs(
     return sorted(map(claimed_job, rows), key=claim_order)
 
 
-async def begin_jobs(session: Session, incarnation: int, claims: Iterable[Claim]) -> bool:
+async def begin_jobs(session: Session, incarnation: int, claims: Sequence[Claim | ClaimedJob]) -> bool:
     """Say which prefetched jobs have begun. False when the incarnation is gone: then none may begin."""
-    ids, tokens = _split(claims)
+    ids = _as_text([claim.id for claim in claims])
+    tokens = _as_text([claim.token for claim in claims])
     return await session.fetchval("begin_jobs", incarnation, ids, tokens) is not None
 
 
@@ -90,11 +91,11 @@ async def finish_jobs(session: Session, incarnation: int, finished: Iterable[Fin
     jobs = sorted(finished, key=_by_id)
     rows = await session.fetch(
         "finish_jobs",
-        [done.job.id for done in jobs],
-        [done.job.token for done in jobs],
+        _as_text([done.job.id for done in jobs]),
+        _as_text([done.job.token for done in jobs]),
         incarnation,
-        [int(done.state) for done in jobs],
-        [done.elapsed for done in jobs],
+        _as_text([int(done.state) for done in jobs]),
+        _as_text([int(done.elapsed * 1_000_000) for done in jobs]),
         _sparse([done.result for done in jobs]),
         _sparse([done.result_error for done in jobs]),
         _sparse([done.error for done in jobs]),
@@ -160,6 +161,13 @@ async def is_past_horizon(session: Session, xid: int) -> bool:
 
 def _by_id(outcome: Outcome) -> tuple[int, int]:
     return outcome.job.id, outcome.job.token  # of two claims of one job the statements believe the later
+
+
+def _as_text(numbers: list[int]) -> str:
+    """An array as Postgres writes it. asyncpg asks of each element whether it is an array itself, which takes three times
+    as long as printing it here and parsing it there.
+    """
+    return f"{{{str(numbers)[1:-1]}}}"
 
 
 def _sparse(texts: list[str | None]) -> list[str | None]:

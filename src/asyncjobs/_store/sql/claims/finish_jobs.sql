@@ -3,20 +3,24 @@
 -- $1 bigint[]   ids, sorted: the fence finds a job's token by binary search, with no join whose plan could flip
 -- $2 bigint[]   the token each was claimed with
 -- $3 bigint     the incarnation
--- $4 smallint[] final states   $5 float8[] seconds the attempt took
+-- $4 smallint[] final states   $5 bigint[] microseconds the attempt took
 -- $6 text[]     results, JSON  $7 text[]   why a result could not be stored   $8 text[] errors, JSON
+-- Arrays of numbers come as text, parsed once: a driver looks longer at each element than the server reads it.
 -- Returns the ids it was allowed to finish. Only a job somebody awaits sends a notification.
-with finished as (
+with given as materialized (
+  select $1::text::bigint[] as ids, $2::text::bigint[] as tokens, $4::text::smallint[] as states, $5::text::bigint[] as micros
+), finished as (
   delete from asyncjobs.live_jobs
-   where id = any ($1::bigint[]) and runner = $3::bigint and token = ($2::bigint[])[width_bucket(id, $1::bigint[])]
-  returning *, width_bucket(id, $1::bigint[]) as nth
+   where id = any ((select ids from given)::bigint[]) and runner = $3::bigint
+     and token = ((select tokens from given))[width_bucket(id, (select ids from given))]
+  returning *, width_bucket(id, (select ids from given)) as nth
 ), kept as (
   insert into asyncjobs.finished_jobs
          (id, finished_at, created_at, scheduled_at, started_at, runner, token, priority, attempt, max_attempts, crashes,
           state, queue, kind, method, args, meta, tags, options, errors, result, result_error)
   select id, clock_timestamp(), created_at, scheduled_at,
-         clock_timestamp() - ($5::double precision[])[nth] * interval '1 s',
-         runner, token, priority, attempt, max_attempts, crashes, ($4::smallint[])[nth],
+         clock_timestamp() - ((select micros from given))[nth] * interval '1 us',
+         runner, token, priority, attempt, max_attempts, crashes, ((select states from given))[nth],
          queue, kind, method, args, meta, tags, options, asyncjobs.remember(errors, ($8::text[])[nth]::jsonb),
          ($6::text[])[nth]::jsonb, ($7::text[])[nth]
     from finished
