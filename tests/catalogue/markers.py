@@ -32,7 +32,9 @@ def _marked(module: ast.Module, marker: str) -> Iterator[tuple[list[str], str]]:
         if isinstance(statement, ast.Assign) and _assigns(statement, "pytestmark")
         for each in _ids(statement.value, marker)
     ]
-    for scope in (module, *(each for each in module.body if isinstance(each, ast.ClassDef))):
+    scopes: list[ast.Module | ast.ClassDef] = [module]
+    scopes += [each for each in module.body if isinstance(each, ast.ClassDef)]
+    for scope in scopes:
         for statement in scope.body:
             if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
                 ids = [each for decorator in statement.decorator_list for each in _ids(decorator, marker)]
