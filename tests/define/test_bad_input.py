@@ -140,6 +140,7 @@ async def bad(databases: Databases, migrated: str, anyio_backend: str) -> AsyncI
         yield jobs
 
 
+@pytest.mark.failure_mode("F89")
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize(("given", "words"), BAD)
 async def test_bad_input_is_refused_at_once(bad: Jobs, given: dict[str, Any], words: str, door: str) -> None:
@@ -194,6 +195,7 @@ async def test_bad_options_store_nothing(bad: Jobs, options: dict[str, Any], err
     assert await bad.count_jobs() == {}
 
 
+@pytest.mark.failure_mode("F92")
 async def test_the_limit_is_configurable(dsn: str) -> None:
     """`payload_limit=` in bytes of JSON: of the inputs, of the arguments with them, and of meta."""
     async with Jobs(dsn, payload_limit=100) as jobs:
@@ -235,6 +237,7 @@ async def test_a_moment_may_be_written_in_any_zone(dsn: str) -> None:
         assert [(await handle.job()).scheduled_at for handle in handles] == [at] * 3
 
 
+@pytest.mark.failure_mode("F110")
 async def test_the_last_moment_of_the_calendar_can_be_kept(dsn: str) -> None:
     """A row nobody could read would be worse than a refusal."""
     async with Jobs(dsn) as jobs:

@@ -300,6 +300,7 @@ async def test_type_variables_are_what_the_subclass_says(running: Jobs) -> None:
         await Priced(2.5).later("call")  # type: ignore[type-var]
 
 
+@pytest.mark.failure_mode("F94")
 async def test_a_default_added_since_fills_in(running: Jobs) -> None:
     """Jobs enqueued before a field, a parameter or a `*args` existed get its default."""
 
@@ -329,6 +330,7 @@ async def test_a_default_added_since_fills_in(running: Jobs) -> None:
     assert await handle.result(timeout=10) == fields_of(Grown("acme"))
 
 
+@pytest.mark.failure_mode("F94")
 async def test_a_field_without_a_default_fails_with_the_way_out(running: Jobs) -> None:
     """A job stored without a field that is required now is not run with nonsense."""
 

@@ -245,6 +245,7 @@ async def test_a_server_that_keeps_no_state(dsn: str) -> None:
     assert await host.answer("shutdown") == ["startup.complete", "shutdown.complete"]
 
 
+@pytest.mark.failure_mode("F38")
 async def test_a_server_that_gives_up_on_the_lifespan(dsn: str) -> None:
     """Cancelled in the middle, as asyncio.run does when a server ends without a shutdown, everything is closed."""
     jobs = Jobs(dsn)
@@ -349,6 +350,7 @@ WAYS: dict[str, tuple[Callable[[Jobs], Any], list[str], bool]] = {
 }
 
 
+@pytest.mark.failure_mode("F37")
 @pytest.mark.parametrize("way", WAYS)
 async def test_jobs_run_in_the_lifespan_of_every_framework(dsn: str, way: str) -> None:
     """A request enqueues without naming a Jobs, and its job runs in the same process; what is mine is kept."""
@@ -411,6 +413,7 @@ def block() -> None:
     release.wait(30)
 
 
+@pytest.mark.failure_mode("F19")
 async def test_blocking_jobs_do_not_hold_up_the_frameworks_sync_routes(dsn: str) -> None:
     """Sync jobs have threads of their own: with more of them blocked than anyio has threads, a `def` route answers."""
     release.clear()

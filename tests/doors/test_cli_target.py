@@ -94,6 +94,7 @@ async def test_an_app_that_is_not_there(empty: Shell, app: str, says: str) -> No
     assert (done.code, says in done.err, "Traceback" in done.err) == (2, True, False), done.err
 
 
+@pytest.mark.failure_mode("F99")
 async def test_an_app_that_cannot_be_imported(empty: Shell) -> None:
     """The user sees the end of the traceback, which is in the user's code, and one sentence."""
     empty.write("shop/broken.py", "def deep():\n    raise KeyError('boom')\n\ndeep()\n")

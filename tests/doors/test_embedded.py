@@ -435,6 +435,7 @@ async def test_any_path_will_do(folder, name):
     assert not sockets.exists()
 
 
+@pytest.mark.failure_mode("F115")
 @pytest.mark.parametrize("name", ["pg", "x" * 150], ids=["short", "long"])
 async def test_only_its_owner_reaches_the_socket(folder, name):
     """Whoever reaches the socket is superuser, so no other user does."""
@@ -448,6 +449,7 @@ async def test_only_its_owner_reaches_the_socket(folder, name):
         assert mode(folder / name) == 0o700
 
 
+@pytest.mark.failure_mode("F115")
 def test_the_password_is_for_the_owner_alone(home):
     """The file of the superuser's password is 0600."""
     with embedded_in(home, keep=False).running():
@@ -481,6 +483,7 @@ async def test_a_port_is_not_opened_afterwards(home):
         embedded_in(home, keep=False, port=5432).start()
 
 
+@pytest.mark.failure_mode("F114")
 def test_no_folder_above_is_opened_and_no_user_added(folder):
     """Modes and owners of the folders above stay, and so does the list of users."""
     home = folder / "above" / "pg"
@@ -541,6 +544,7 @@ async def test_ephemeral_data_are_not_kept_by_mistake(home):
         assert await ask(dsn) == 1
 
 
+@pytest.mark.failure_mode("F120")
 @pytest.mark.faults
 def test_data_of_another_major_are_not_touched(home):
     """The error names both majors and what to do."""
@@ -576,6 +580,7 @@ async def test_a_link_to_a_folder_is_followed(folder, home):
 # Many users
 
 
+@pytest.mark.failure_mode("F117")
 async def test_processes_that_start_at_once_share_one_server(home, users):
     """The first starts it, the last stops it."""
     three = [users(home) for _ in range(3)]
@@ -600,6 +605,7 @@ async def test_two_objects_of_one_process_are_two_users(home):
     assert servers_of(home) == []
 
 
+@pytest.mark.failure_mode("F111")
 @pytest.mark.faults
 async def test_the_last_user_stops_it_though_another_was_killed(home, users):
     """A killed user does not count, and takes nothing from the others."""
@@ -611,6 +617,7 @@ async def test_the_last_user_stops_it_though_another_was_killed(home, users):
     assert servers_of(home) == []
 
 
+@pytest.mark.failure_mode("F111", "F116")
 async def test_a_server_ends_with_its_only_user_however_he_goes(home, users):
     """After SIGKILL of the only user the server shuts down in order, and the data stay."""
     user = users(home)
@@ -622,6 +629,7 @@ async def test_a_server_ends_with_its_only_user_however_he_goes(home, users):
         assert await ask(dsn, "select count(*) from kept") == 0
 
 
+@pytest.mark.failure_mode("F121")
 @pytest.mark.faults
 async def test_ctrl_c_does_not_reach_the_server(home, users):
     """A terminal signals its whole group; the server is in none of its users'."""
@@ -633,6 +641,7 @@ async def test_ctrl_c_does_not_reach_the_server(home, users):
         assert await ask(dsn) == 1
 
 
+@pytest.mark.failure_mode("F117")
 @pytest.mark.faults
 async def test_coming_and_going_all_the_time(home, users):
     """Whoever has come finds the server running, whoever else is leaving: four processes, again and again."""
@@ -762,6 +771,7 @@ async def test_a_server_that_does_not_obey_is_told_harsher(home, monkeypatch):
         assert await ask(dsn, "select count(*) from kept") == 0
 
 
+@pytest.mark.failure_mode("F112", "F113")
 @pytest.mark.faults
 @pytest.mark.parametrize(
     "left",

@@ -94,6 +94,7 @@ async def test_a_lock_that_is_held_again_clears_its_holder(dsn: str) -> None:
         assert await rescued(other, job_id)
 
 
+@pytest.mark.failure_mode("F54")
 @pytest.mark.parametrize("holds_lock", [True, False])
 @pytest.mark.parametrize("lease", [60.0, 0.0])
 async def test_nobody_is_declared_dead_just_after_connecting(
@@ -120,6 +121,7 @@ async def test_where_no_lock_is_held_the_lease_decides(dsn: str) -> None:
         assert await rescued(other, job_id)
 
 
+@pytest.mark.failure_mode("F83")
 async def test_one_who_cannot_be_rescued_yet_holds_up_nobody(dsn: str) -> None:
     """A job that is locked is left for the next look, and the others are rescued."""
     async with watching(dsn) as other, watching(dsn) as third:
@@ -229,6 +231,7 @@ async def test_a_job_that_is_not_brought_over_is_stopped(dsn: str) -> None:
         assert sorted(ended) == ["gone", "stays"]
 
 
+@pytest.mark.failure_mode("F07")
 async def test_a_runner_that_was_declared_dead_stops_what_it_ran(dsn: str) -> None:
     """At its next beat it hears of it, takes a new name, and stops the jobs it no longer holds."""
     async with (
@@ -248,6 +251,7 @@ async def test_a_runner_that_was_declared_dead_stops_what_it_ran(dsn: str) -> No
         assert (job_row.crashes, job_row.attempt) == (1, 1)
 
 
+@pytest.mark.failure_mode("F45")
 async def test_a_claim_whose_reply_was_lost_runs_again_soon_and_unburnt(dsn: str) -> None:
     """Committed by the server, unknown to the runner: its connection breaks, and a new name brings the job back."""
     async with running(dsn) as jobs, watching(dsn) as other:

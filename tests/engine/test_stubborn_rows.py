@@ -43,6 +43,7 @@ create trigger refuse before insert or update or delete on asyncjobs.{table} for
 """
 
 
+@pytest.mark.failure_mode("F77")
 @pytest.mark.parametrize("what", ["is refused", "fails and is refused"])
 async def test_an_outcome_that_cannot_be_written_holds_up_no_other(dsn: str, what: str) -> None:
     """It is tried again until it can; nothing is run twice, and the job's result is kept as it is."""
@@ -87,6 +88,7 @@ async def test_a_runner_stops_in_time_with_an_outcome_it_cannot_write(dsn: str) 
         assert await other.connection.fetchval("select count(*) from asyncjobs.runners") == 1
 
 
+@pytest.mark.failure_mode("F77")
 async def test_a_runner_that_cannot_be_rescued_holds_up_no_other(dsn: str) -> None:
     """Nor the sweep, which goes on looking."""
     async with watching(dsn) as other:

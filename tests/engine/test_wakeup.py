@@ -98,6 +98,7 @@ async def test_a_commit_here_wakes_the_runner_without_a_notification(dsn: str) -
         assert await other.hears_all_that_was_said() == []
 
 
+@pytest.mark.failure_mode("F81")
 async def test_a_rolled_back_job_wakes_nobody(dsn: str) -> None:
     """Notifications are part of the transaction."""
     async with running(dsn), watching(dsn) as other, watching(dsn) as third:
@@ -114,6 +115,7 @@ async def test_a_rolled_back_job_wakes_nobody(dsn: str) -> None:
         assert await third.hears_all_that_was_said() == ["default"]
 
 
+@pytest.mark.failure_mode("F63")
 async def test_nobody_is_notified_when_nobody_is_idle(dsn: str) -> None:
     """A runner whose slots are full withdraws its announcement soon; enqueuing then sends nothing, until one is free."""
     async with running(dsn, queues={"held": 2, "default": 1}), watching(dsn) as other:
@@ -142,6 +144,7 @@ async def test_nobody_is_notified_when_nobody_is_idle(dsn: str) -> None:
         await other.until_idle(2)
 
 
+@pytest.mark.failure_mode("F63")
 async def test_a_stream_of_jobs_is_not_a_stream_of_notifications(dsn: str) -> None:
     """Enqueued one by one by several at once, faster than they are run, most jobs find the runner awake."""
     several, each = 8, 120
@@ -201,6 +204,7 @@ async def test_the_horizon_is_taken_after_the_announcement(dsn: str) -> None:
         assert await other.idle_announcements() == 0
 
 
+@pytest.mark.failure_mode("F84")
 async def test_a_long_transaction_elsewhere_delays_nobody(dsn: str) -> None:
     """While one is open nobody can tell whether it looked before; jobs start all the same."""
     async with watching(dsn) as long, watching(dsn) as other, long.connection.transaction():
@@ -214,6 +218,7 @@ async def test_a_long_transaction_elsewhere_delays_nobody(dsn: str) -> None:
                 assert began[str(number)] - committed < 0.5
 
 
+@pytest.mark.failure_mode("F52")
 async def test_garbage_is_ignored(dsn: str) -> None:
     """On every channel, and the runner hears on."""
     async with running(dsn) as jobs, watching(dsn) as other:
@@ -284,6 +289,7 @@ async def test_an_announcement_that_is_refused_is_tried_again_in_peace(dsn: str,
             await other.until_idle()
 
 
+@pytest.mark.failure_mode("F83")
 async def test_a_due_job_that_somebody_holds_is_waited_for_in_peace(dsn: str, sent: Counter[str]) -> None:
     """It is passed over, looked at again now and then, and starts when it is let go."""
     async with running(dsn), watching(dsn) as other, watching(dsn) as third:

@@ -150,6 +150,7 @@ async def test_blocks_that_end_in_another_order_leave_nothing_behind(two: tuple[
     assert await marks(two[1]) == ["other", "still other"]
 
 
+@pytest.mark.failure_mode("F38")
 async def test_a_block_may_be_left_in_another_context(two: tuple[str, str]) -> None:
     """A lifespan or a generator's dependency is, at times: in another task than it was entered in."""
     async with AsyncExitStack() as stack:
@@ -281,6 +282,7 @@ async def test_several_are_an_error_that_names_them(two: tuple[str, str]) -> Non
     assert "jobs=" in str(caught.value)
 
 
+@pytest.mark.failure_mode("F27")
 async def test_one_open_on_another_loop_is_not_meant(dsn: str) -> None:
     """Each loop has its own."""
     opened, done = threading.Event(), threading.Event()
@@ -323,6 +325,7 @@ async def test_opening_twice_is_an_error_and_harms_nothing(dsn: str) -> None:
     assert await marks(dsn) == ["first", "again", "and again"]
 
 
+@pytest.mark.failure_mode("F27")
 async def test_a_second_loop_is_an_error(dsn: str) -> None:
     """To open it there, and to enqueue from there."""
     async with Jobs(dsn) as jobs:

@@ -267,6 +267,7 @@ async def test_one_bad_order_does_no_harm_to_the_others(dsn: str, witness: async
     assert await stored(witness) == [n for n in range(100) if n not in (13, 77)]
 
 
+@pytest.mark.failure_mode("F78")
 async def test_what_postgres_undoes_in_favour_of_another_is_tried_again(
     dsn: str, witness: asyncpg.Connection
 ) -> None:
@@ -332,6 +333,7 @@ async def test_an_error_of_ours_is_told_to_its_caller(dsn: str, witness: asyncpg
 # What breaks.
 
 
+@pytest.mark.failure_mode("F46")
 @pytest.mark.parametrize("what", SOURCES)
 async def test_a_connection_killed_in_the_middle_leaves_it_unknown(
     dsn: str, witness: asyncpg.Connection, what: str
@@ -350,6 +352,7 @@ async def test_a_connection_killed_in_the_middle_leaves_it_unknown(
     assert await stored(witness) == [1, 2, 3]
 
 
+@pytest.mark.failure_mode("F46")
 @pytest.mark.parametrize("what", SOURCES)
 async def test_a_network_that_breaks_in_the_middle_leaves_it_unknown(dsn: str, what: str) -> None:
     """Without a word from Postgres."""

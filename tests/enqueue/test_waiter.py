@@ -147,6 +147,7 @@ async def _heard(heard: list[int], job_id: int) -> bool:
     return job_id in heard
 
 
+@pytest.mark.failure_mode("F40", "F42")
 async def test_a_lost_listener_is_made_up_for(dsn: str) -> None:
     """Terminated while somebody waits: the result is looked for all the same."""
     async with elsewhere(dsn), Jobs(dsn) as jobs:

@@ -124,6 +124,7 @@ ignore_startup_parameters = extra_float_digits
         shutil.rmtree(folder)
 
 
+@pytest.mark.failure_mode("F48")
 async def test_jobs_run_behind_a_transaction_pooler(pooled: str, dsn: str) -> None:
     """Enqueued and run by polling alone: results, retries, cancelling, pausing and completing with one's own writes."""
     async with watching(dsn) as other:
@@ -175,6 +176,7 @@ async def has_run(what: Any) -> bool:
     return bool(ran[what])
 
 
+@pytest.mark.failure_mode("F48")
 async def test_two_runners_behind_a_pooler_do_not_take_each_other_for_dead(pooled: str, dsn: str) -> None:
     """They hold no locks: their leases speak for them."""
     alert = Vigilance(look_every=0.05, settle=0.1, lease=1.0, renew_every=0.1)

@@ -36,6 +36,7 @@ async def in_thread(act: Any, *args: Any, **given: Any) -> Any:
     return await asyncio.to_thread(act, *args, **given)
 
 
+@pytest.mark.failure_mode("F54", "F55")
 @pytest.mark.parametrize("listen", [True, False])
 @pytest.mark.parametrize("how", [FAST, IMMEDIATE])
 @pytest.mark.parametrize("away", [0.0, 6.0])
@@ -67,6 +68,7 @@ async def test_a_restart_runs_nothing_twice(
     assert set(processes.counts("END").values()) == {1}
 
 
+@pytest.mark.failure_mode("F01")
 async def test_a_killed_process_is_missed_in_good_time(server: Server, processes: Processes) -> None:
     """With a keeper's own times: by a runner that is there in seconds, by one that must be started within half a minute."""
     del server

@@ -269,6 +269,7 @@ async def test_a_typed_result_comes_back(dsn: str, what: str) -> None:
         assert await handle.result(timeout=10) == receipt
 
 
+@pytest.mark.failure_mode("F91")
 @pytest.mark.parametrize("way", ["transaction", "complete"])
 async def test_a_result_that_cannot_be_stored_never_reruns_the_job(
     dsn: str, witness: Witness, way: str
@@ -482,6 +483,7 @@ async def test_a_transaction_within_a_completed_job_raises(dsn: str, witness: Wi
     assert await witness.ledger() == ["a once", "b inner"]
 
 
+@pytest.mark.failure_mode("F82")
 async def test_completing_needs_a_transaction(dsn: str) -> None:
     """On a connection that commits by itself nothing would be one commit; it is said, and the job is not completed."""
     said: list[str] = []
@@ -789,6 +791,7 @@ def _idle(jobs: Jobs) -> Callable[[], Awaitable[bool]]:
 # A claim that was lost.
 
 
+@pytest.mark.failure_mode("F75")
 @pytest.mark.parametrize("what", SOURCES)
 async def test_a_runner_that_lost_its_claim_writes_nothing(dsn: str, witness: Witness, what: str) -> None:
     """LeaseLost at the block's end; the writes roll back; whoever claims the job next does it once."""

@@ -61,6 +61,7 @@ async def keeper_of(other: Watcher, process: Process) -> int:
     return pid
 
 
+@pytest.mark.failure_mode("F01")
 async def test_what_a_killed_process_held_runs_elsewhere(processes: Processes, other: Watcher) -> None:
     """Soon. What had begun has a crash on its record; what was only claimed ahead is innocent; what was done is done."""
     dying = await in_thread(processes.start, slots=2, too_long=60.0)
@@ -113,6 +114,7 @@ async def test_a_job_that_kills_whoever_runs_it_is_given_up(processes: Processes
     assert poison["errors"].count("RunnerLost") == 3
 
 
+@pytest.mark.failure_mode("F07", "F75")
 async def test_a_frozen_process_writes_nothing_when_it_comes_back(
     processes: Processes, other: Watcher
 ) -> None:
@@ -158,6 +160,7 @@ async def test_a_frozen_process_writes_nothing_when_it_comes_back(
     assert (jobs["transaction"]["crashes"], jobs["plain"]["crashes"]) == (1, 1)
 
 
+@pytest.mark.failure_mode("F11")
 async def test_a_blocked_loop_is_not_a_dead_process(processes: Processes, other: Watcher) -> None:
     """Its lease runs out, but the server holds its lock: nobody takes its jobs."""
     blocked = await in_thread(

@@ -82,6 +82,7 @@ async def test_a_session_wakes_the_runner_of_this_process_after_its_commit(dsn: 
         assert ears.heard == [LANE] * 4  # once each
 
 
+@pytest.mark.failure_mode("F81")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_is_rolled_back_wakes_nobody(dsn: str, kind: str) -> None:
     """Neither the runner of this process nor, later, with somebody else's commit."""
@@ -330,6 +331,7 @@ async def test_very_many_jobs_are_still_one_statement(dsn: str) -> None:
         assert sum(counts["default"].values()) == 100_000
 
 
+@pytest.mark.failure_mode("F92")
 async def test_too_much_for_one_statement_is_said_before_it_is_sent(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

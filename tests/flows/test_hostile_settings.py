@@ -66,6 +66,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.failure_mode("F60", "F65", "F66")
 @pytest.mark.parametrize("settings", SETTINGS)
 async def test_jobs_run_whatever_is_prescribed(dsn: str, settings: str) -> None:
     """Each setting is the database's default, for our sessions too."""
@@ -93,6 +94,7 @@ async def test_jobs_run_whatever_is_prescribed(dsn: str, settings: str) -> None:
         assert (await jobs.count_jobs())["default"] == {"completed": 4, "cancelled": 1}
 
 
+@pytest.mark.failure_mode("F65")
 async def test_a_result_is_awaited_while_the_job_is_being_finished(dsn: str) -> None:
     """Where reads are repeatable, marking the row that a finish just took fails to serialize: it is asked again."""
     admin = await asyncpg.connect(dsn)
@@ -124,6 +126,7 @@ def _quoted(value: str) -> str:
     return ", ".join(f"'{part.strip()}'" for part in value.split(","))
 
 
+@pytest.mark.failure_mode("F65", "F95")
 async def test_many_migrate_at_once_where_reads_are_repeatable(database: str) -> None:
     """Who waited for the others sees what they did, and is not timed out over it."""
     admin = await asyncpg.connect(database)
@@ -135,6 +138,7 @@ async def test_many_migrate_at_once_where_reads_are_repeatable(database: str) ->
     assert sorted(map(len, applied)) == [0] * 9 + [1]
 
 
+@pytest.mark.failure_mode("F65")
 async def test_a_database_that_is_read_only_by_default_can_be_migrated_and_run(database: str) -> None:
     """The runner's sessions say that they write; whoever enqueues on their own says so themselves."""
     admin = await asyncpg.connect(database)

@@ -448,6 +448,7 @@ async def test_a_result_wakes_who_waits_for_it_in_another_process(
 # Kinds this process does not know.
 
 
+@pytest.mark.failure_mode("F93", "F98")
 async def test_an_unknown_kind_waits_and_is_told_once(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
     """It may be a newer process's. It burns no attempt, is not claimed, and does not keep the runner awake."""
     caplog.set_level(logging.WARNING, "asyncjobs")
@@ -484,6 +485,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.failure_mode("F93")
 async def test_a_process_that_knows_the_kind_runs_it(dsn: str, tmp_path: Path) -> None:
     """As after a deployment."""
     async with running(dsn), watching(dsn) as other:

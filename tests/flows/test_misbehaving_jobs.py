@@ -201,6 +201,7 @@ async def final(handle: Handle[Any]) -> Job:
     return await handle.job()
 
 
+@pytest.mark.failure_mode("F15", "F16", "F90")
 @pytest.mark.parametrize("what", RAISED)
 async def test_whatever_a_job_raises_fails_that_job(jobs: Jobs, what: str) -> None:
     """Any exception, at once, later or in a thread, is recorded with the job that raised it; the others run on."""
@@ -217,11 +218,13 @@ async def test_whatever_a_job_raises_fails_that_job(jobs: Jobs, what: str) -> No
             await handle.result(timeout=5)
 
 
+@pytest.mark.failure_mode("F15")
 async def test_a_job_that_cancels_its_own_task_and_returns_has_completed(jobs: Jobs) -> None:
     """Cancelling oneself just before the end changes nothing: the work is done."""
     assert await (await Finish("cancels_itself").later("call")).result(timeout=10) == "done"
 
 
+@pytest.mark.failure_mode("F15")
 async def test_a_job_that_cancels_its_own_task_and_waits_fails(jobs: Jobs) -> None:
     """A cancellation nobody asked for is a failure of the job, and is called so."""
     done = await final(await Finish("cancels_itself_and_waits").later("call"))
@@ -229,6 +232,7 @@ async def test_a_job_that_cancels_its_own_task_and_waits_fails(jobs: Jobs) -> No
     assert "cancelled its own task" in done.errors[0].error
 
 
+@pytest.mark.failure_mode("F26")
 async def test_a_job_may_leave_tasks_behind(jobs: Jobs) -> None:
     """What a job started and did not await goes on, and does not hold the job up."""
     assert await (await Finish("leaves_a_child").later("call")).result(timeout=10) == "done"
@@ -254,6 +258,7 @@ def remember_sync(name: str) -> str:
     return before
 
 
+@pytest.mark.failure_mode("F24")
 async def test_what_a_job_leaves_in_its_context_is_gone_with_it(jobs: Jobs) -> None:
     """The next job starts with fresh context variables, in the loop and in threads."""
     for function in (remember, remember_sync):
@@ -303,6 +308,7 @@ async def promise_an_int() -> int:
 ran: list[str] = []
 
 
+@pytest.mark.failure_mode("F91")
 @pytest.mark.parametrize("what", [*UNSTORABLE, "int"])
 async def test_a_result_that_cannot_be_stored_completes_the_job_and_says_so(jobs: Jobs, what: str) -> None:
     """The work is done, so the job is completed and never run again; who asks for the result is told why there is none."""
@@ -383,6 +389,7 @@ async def test_an_error_out_of_a_timeout_is_the_error(jobs: Jobs) -> None:
     assert [error.error for error in (await handle.job()).errors] == ["ConnectionError: lost it"]
 
 
+@pytest.mark.failure_mode("F17")
 async def test_a_job_that_swallows_its_timeout_and_returns_has_completed(jobs: Jobs) -> None:
     """It came to a result, late: nothing is run twice for that."""
     assert await (await Slow("swallows").later("call")).result(timeout=10) == "swallowed"
@@ -400,6 +407,7 @@ async def test_the_timeout_of_one_call_travels_with_it(jobs: Jobs) -> None:
     await unlimited.cancel()
 
 
+@pytest.mark.failure_mode("F18")
 async def test_a_thread_over_its_timeout_is_told_on_and_goes_on(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -658,6 +666,7 @@ async def backs_off_to_the_past() -> None:
     raise ValueError("no")
 
 
+@pytest.mark.failure_mode("F110")
 @pytest.mark.parametrize("function", [backs_off_by_raising, backs_off_for_ever, backs_off_to_the_past])
 async def test_a_backoff_that_is_wrong_is_replaced(jobs: Jobs, function: Any) -> None:
     """The user's backoff may raise or talk nonsense: the default is used, and nothing else suffers."""

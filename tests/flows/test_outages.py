@@ -177,6 +177,7 @@ async def recovered(jobs: Jobs) -> None:
 # Postgres
 
 
+@pytest.mark.failure_mode("F35")
 async def test_it_starts_without_postgres_and_works_when_it_comes(server: Server, away: str) -> None:
     """Down at the start: the application starts, says it is degraded, refuses to enqueue, and recovers by itself."""
     await asyncio.to_thread(server.stop)
@@ -193,6 +194,7 @@ async def test_it_starts_without_postgres_and_works_when_it_comes(server: Server
     assert witness.ran == {2: 1}
 
 
+@pytest.mark.failure_mode("F55")
 @pytest.mark.parametrize("how", [FAST, IMMEDIATE], ids=["fast", "immediate"])
 async def test_jobs_outlive_a_restart_of_postgres(server: Server, away: str, how: signal.Signals) -> None:
     """Jobs that run go on, what ends meanwhile is written afterwards, and nothing is run twice or burnt."""
@@ -241,6 +243,7 @@ async def backends(admin: asyncpg.Connection[Any], which: str) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.failure_mode("F39", "F40")
 @pytest.mark.parametrize("which", ["keeper", "claimer", "others", "all"])
 async def test_jobs_outlive_their_runners_connections(dsn: str, which: str) -> None:
     """Each connection, and all of them, may be terminated again and again: every job runs once, and completes."""
@@ -271,6 +274,7 @@ async def test_jobs_outlive_their_runners_connections(dsn: str, which: str) -> N
     await admin.close()
 
 
+@pytest.mark.failure_mode("F49")
 async def test_a_runner_opens_three_connections(dsn: str) -> None:
     """Beside what the application's enqueueing needs."""
     admin = await asyncpg.connect(dsn)
@@ -282,6 +286,7 @@ async def test_a_runner_opens_three_connections(dsn: str) -> None:
     await admin.close()
 
 
+@pytest.mark.failure_mode("F44")
 async def test_a_finish_whose_reply_is_lost_is_found(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -415,6 +420,7 @@ async def wire_to(dsn: str) -> AsyncIterator[Wire]:
                 await end.wait_closed()
 
 
+@pytest.mark.failure_mode("F41")
 async def test_it_notices_a_dead_network_and_comes_back(dsn: str) -> None:
     """Nothing answers and nothing is refused: the keeper's patience ends, jobs run on, and all is well when it returns."""
     async with wire_to(dsn) as wire, Jobs(wire.dsn, vigilance=Vigilance(answer=0.5)).running() as jobs:
@@ -430,6 +436,7 @@ async def test_it_notices_a_dead_network_and_comes_back(dsn: str) -> None:
     assert witness.ran == {1: 1, 2: 1}
 
 
+@pytest.mark.failure_mode("F20")
 async def test_it_stops_in_time_on_a_dead_network(dsn: str) -> None:
     """No goodbye is waited for that will not be answered."""
     async with wire_to(dsn) as wire:
@@ -450,6 +457,7 @@ class Fault(BaseException):
     """Not even an Exception."""
 
 
+@pytest.mark.failure_mode("F21", "F36")
 @pytest.mark.parametrize(
     ("part", "fault"),
     [
@@ -507,6 +515,7 @@ async def test_a_fault_of_the_runner_never_reaches_the_application(
     assert witness.ran == {1: 1, 2: 1, 3: 1}
 
 
+@pytest.mark.failure_mode("F21", "F36")
 async def test_a_fault_that_comes_again_and_again_is_borne(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -199,6 +199,7 @@ async def test_a_job_may_end_while_the_runner_stops(dsn: str) -> None:
         assert untouched(another)
 
 
+@pytest.mark.failure_mode("F30")
 @pytest.mark.parametrize("how", ["well", "cleans up", "translates"])
 async def test_a_job_that_is_cut_short_goes_back_as_if_it_had_never_begun(dsn: str, how: str) -> None:
     """The attempt is given back and no error is recorded, whatever the job makes of its cancellation."""
@@ -226,6 +227,7 @@ async def test_a_job_that_returns_when_it_is_cancelled_has_completed(dsn: str) -
     assert (done.state, done.result, done.attempt) == (S.COMPLETED, "just in time", 1)
 
 
+@pytest.mark.failure_mode("F17")
 @pytest.mark.parametrize("how", ["swallows", "clings"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_job_that_will_not_end_is_closed_in_time_and_given_back(dsn: str, how: str) -> None:
@@ -295,6 +297,7 @@ async def test_a_claim_that_was_under_way_is_given_back(dsn: str, monkeypatch: p
     assert witness.told == []
 
 
+@pytest.mark.failure_mode("F31")
 async def test_in_a_hurry_nothing_is_waited_for(dsn: str) -> None:
     """`hurry` cancels what runs at once, before or while the runner stops."""
     for when in (0.0, 0.2):
@@ -308,6 +311,7 @@ async def test_in_a_hurry_nothing_is_waited_for(dsn: str) -> None:
         witness.told.clear()
 
 
+@pytest.mark.failure_mode("F38")
 async def test_whoever_stops_us_may_be_cancelled(dsn: str) -> None:
     """A host that loses its patience with our lifespan gets out quickly, and nothing is lost or burnt."""
     inside: asyncio.Future[Handle[Any]] = asyncio.get_running_loop().create_future()
@@ -360,6 +364,7 @@ async def test_a_thread_that_fails_while_the_runner_stops_has_failed(dsn: str) -
     assert (done.state, done.attempt, done.errors[0].error) == (S.RETRYABLE, 1, "ValueError: no")
 
 
+@pytest.mark.failure_mode("F18")
 async def test_the_job_of_a_thread_is_nobody_elses_while_it_runs(
     dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -474,6 +479,7 @@ async def test_a_handler_that_came_after_ours_is_not_taken_away(dsn: str) -> Non
     assert signal.getsignal(signal.SIGTERM) is late
 
 
+@pytest.mark.failure_mode("F37")
 @pytest.mark.usefixtures("handlers")
 async def test_outside_the_main_thread_signals_are_let_be(dsn: str) -> None:
     """A loop in another thread, as a test client has, may not touch them, and jobs run there all the same."""
@@ -592,6 +598,7 @@ async def test_ctrl_c_gives_the_job_back_and_ends_the_process(dsn: str, processe
     assert await runners(dsn) == 0
 
 
+@pytest.mark.failure_mode("F31")
 async def test_a_second_ctrl_c_is_in_a_hurry_and_burns_nothing(dsn: str, processes: Any) -> None:
     """asyncio.run cancels every task there is, ours included; the job goes back all the same."""
     process = processes("well", 60)
@@ -604,6 +611,7 @@ async def test_a_second_ctrl_c_is_in_a_hurry_and_burns_nothing(dsn: str, process
         assert untouched(await jobs.handle(process.job_id).job()), err
 
 
+@pytest.mark.failure_mode("F18")
 async def test_the_process_does_not_wait_for_a_thread_and_its_job_is_rescued(
     dsn: str, processes: Any
 ) -> None:

@@ -24,6 +24,7 @@ constants = st.builds(Constant, waits, shares)
 A_MICROSECOND = timedelta(microseconds=1)
 
 
+@pytest.mark.failure_mode("F110")
 @given(exponentials, attempts, dice)
 def test_a_wait_is_never_longer_than_the_longest(backoff: Exponential, attempt: int, dice: float) -> None:
     """However many attempts, and however the dice fall, the wait is bounded, and never negative."""

@@ -180,6 +180,7 @@ async def test_jsonb_keeps_what_was_stored(connection: asyncpg.Connection, typed
     assert difference(value, back) is None
 
 
+@pytest.mark.failure_mode("F89")
 @given(junk)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_jsonb_takes_all_that_was_not_refused(connection: asyncpg.Connection, value: Any) -> None:
@@ -272,6 +273,7 @@ def test_a_duration_can_be_cast_to_an_interval() -> None:
     assert codec.encode_value(dt.timedelta(seconds=-90.5), dt.timedelta, what="") == '"PT-90.500000S"'
 
 
+@pytest.mark.failure_mode("F94")
 def test_only_what_is_both_stored_and_declared_is_read() -> None:
     """A field dropped since is ignored; a field added since is left to its default."""
     assert codec.decode('{"old": 1, "kept": 2}', {"kept": int, "new": str}, what="Job") == {"kept": 2}
@@ -384,6 +386,7 @@ def in_words(value: object) -> str:
     ],
     ids=in_words,
 )
+@pytest.mark.failure_mode("F89")
 def test_refused(value: Any, declared: Any, place: str, reason: str) -> None:
     """The message names the place, shows the value and says what to do."""
     message = refusal(value, declared)
@@ -406,6 +409,7 @@ def test_meta_is_json_and_nothing_else() -> None:
         codec.encode_plain({"id": uuid.uuid4()}, what="meta")
 
 
+@pytest.mark.failure_mode("F92")
 def test_too_much_is_refused_with_both_sizes() -> None:
     """The limit is of bytes, as stored."""
     small = Codec(limit=10)

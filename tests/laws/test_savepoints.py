@@ -99,6 +99,7 @@ class Interpreter:
         written.add(number)
 
 
+@pytest.mark.failure_mode("F81")
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
     max_examples=25,

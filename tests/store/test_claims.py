@@ -89,6 +89,7 @@ def test_a_claim_takes_the_next_of_every_pool(dsn: str, data: st.DataObject) -> 
     asyncio.run(check())
 
 
+@pytest.mark.failure_mode("F87")
 async def test_queues_of_one_pool_take_turns(dsn: str) -> None:
     """A queue with a thousand urgent jobs does not keep the other's one waiting."""
     async with session_of(dsn) as session:

@@ -390,6 +390,7 @@ async def done_and_retried(session: Session, job: ClaimedJob) -> None:
     assert [each.token for each in await claim(session)] == [job.token + 1]
 
 
+@pytest.mark.failure_mode("F75")
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize(
     "staleness",
@@ -466,6 +467,7 @@ async def test_nothing_begins_under_an_incarnation_that_is_gone(dsn: str) -> Non
         assert not await begin_jobs(session, RUNNER, [Claim(job.id, job.token)])
 
 
+@pytest.mark.failure_mode("F74", "F75")
 @pytest.mark.timeout(120)
 async def test_any_life_of_jobs_is_as_the_model_says(dsn: str) -> None:
     """Enqueued, claimed, begun, finished, returned, adopted, rescued, cancelled and retried in any order, by anybody:

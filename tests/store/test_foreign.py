@@ -48,6 +48,7 @@ async def names(jobs: Jobs) -> list[str]:
 # What no transaction protects.
 
 
+@pytest.mark.failure_mode("F82")
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_autocommit_of_the_engine_is_refused(jobs: Jobs, dsn: str, driver: str) -> None:
     """Of an engine in AUTOCOMMIT neither a session nor a connection can take a job back."""
@@ -59,6 +60,7 @@ async def test_autocommit_of_the_engine_is_refused(jobs: Jobs, dsn: str, driver:
     assert await names(jobs) == []
 
 
+@pytest.mark.failure_mode("F82")
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_autocommit_of_one_connection_is_refused(jobs: Jobs, dsn: str, driver: str) -> None:
     """AUTOCOMMIT may also be an execution option, of an engine, of a connection, or of a session's transaction."""
@@ -164,6 +166,7 @@ async def test_an_invalidated_connection_is_refused(jobs: Jobs, dsn: str, driver
         await refused(connection, "closed|rolled back")
 
 
+@pytest.mark.failure_mode("F27")
 async def test_a_connection_of_another_loop_is_refused(jobs: Jobs, dsn: str) -> None:
     """asyncpg connections belong to a loop; enqueuing on one from another would hang or break it."""
     others = Elsewhere()
@@ -231,6 +234,7 @@ class Elsewhere:
 # What is in no state for it.
 
 
+@pytest.mark.failure_mode("F82")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_failed_transaction_is_refused_and_can_go_on_after_its_rollback(
     jobs: Jobs, dsn: str, kind: str
@@ -348,6 +352,7 @@ async def test_a_connection_the_server_closed_is_an_outage(jobs: Jobs, dsn: str,
     assert await names(jobs) == []
 
 
+@pytest.mark.failure_mode("F46")
 @pytest.mark.parametrize("kind", ["asyncpg", "psycopg autocommit"])
 async def test_a_connection_the_server_closed_may_have_stored_the_job(
     jobs: Jobs, dsn: str, kind: str
@@ -508,6 +513,7 @@ async def test_a_pipeline_of_psycopg_does_not_disturb(jobs: Jobs, dsn: str) -> N
     assert await names(jobs) == ["piped"]
 
 
+@pytest.mark.failure_mode("F66")
 async def test_a_strange_search_path_does_not_disturb(jobs: Jobs, dsn: str) -> None:
     """Everything of ours is written with its schema."""
     settings = {"search_path": "nowhere", "timezone": "Asia/Kathmandu", "datestyle": "German", "jit": "off"}
@@ -519,6 +525,7 @@ async def test_a_strange_search_path_does_not_disturb(jobs: Jobs, dsn: str) -> N
     assert await names(jobs) == ["lost"]
 
 
+@pytest.mark.failure_mode("F66")
 async def test_a_name_that_shadows_ours_does_not_disturb(jobs: Jobs, dsn: str) -> None:
     """Tables and functions of the application's with our names are not taken for ours."""
     connection = await asyncpg.connect(dsn)

@@ -195,6 +195,7 @@ async def test_who_awaits_a_job_asked_to_stop_is_told(dsn: str, running: Claimed
 # Rescue.
 
 
+@pytest.mark.failure_mode("F76")
 async def test_rescue_and_finish_do_not_both_happen(dsn: str, running: ClaimedJob) -> None:
     """Rescued first: the finish waits, and is refused."""
     rescued, written = await meet(
@@ -204,6 +205,7 @@ async def test_rescue_and_finish_do_not_both_happen(dsn: str, running: ClaimedJo
     assert await state_of(dsn, running.id) == "available"
 
 
+@pytest.mark.failure_mode("F76")
 async def test_a_job_that_is_just_finishing_does_not_hold_up_a_rescue(dsn: str, running: ClaimedJob) -> None:
     """A zombie may have stopped in the middle of a transaction that completes its job: rescuers pass that job by, rescue
     the others, and look again. When the transaction is rolled back, the job is rescued; when it is committed, it is done.
@@ -224,6 +226,7 @@ async def test_a_job_that_is_just_finishing_does_not_hold_up_a_rescue(dsn: str, 
         assert not await renew_lease(rescuer, RUNNER)
 
 
+@pytest.mark.failure_mode("F86")
 async def test_two_rescues_of_one_runner_blame_it_once(dsn: str, running: ClaimedJob) -> None:
     """A crash is one crash, however many notice it."""
 
@@ -281,6 +284,7 @@ async def test_two_retries_revive_a_job_once(dsn: str, running: ClaimedJob) -> N
     assert await state_of(dsn, running.id) == "available"
 
 
+@pytest.mark.failure_mode("F86")
 async def test_two_promotions_promote_a_job_once(dsn: str) -> None:
     """The second passes it by."""
     async with session_of(dsn) as session:

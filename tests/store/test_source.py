@@ -124,6 +124,7 @@ async def test_a_restarted_server_costs_no_job(dsn: str, what: str) -> None:
         assert len(await jobs.list_jobs()) == 3
 
 
+@pytest.mark.failure_mode("F47")
 async def test_a_pool_without_a_free_connection_is_told_from_an_outage(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +258,7 @@ async def test_an_engine_with_a_creator_is_connected_by_it(dsn: str) -> None:
         await engine.dispose()
 
 
+@pytest.mark.failure_mode("F47", "F49")
 async def test_the_runner_takes_nothing_from_the_engines_pool(dsn: str) -> None:
     """An engine all of whose connections are in use still gets a runner."""
     async with engine_on(dsn, pool_size=1, max_overflow=0) as engine:
@@ -293,6 +295,7 @@ async def _autocommits(connection: AsyncConnection) -> bool:
     return (await connection.get_raw_connection()).dbapi_connection.autocommit  # type: ignore[no-any-return, union-attr]
 
 
+@pytest.mark.failure_mode("F51")
 async def test_passwords_may_rotate(dsn: str) -> None:
     """connect= is called for every connection."""
     calls = []
