@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 
 from asyncjobs import Jobs
 from tests.postgres import Cluster, Databases, cluster_for_tests, databases_of
+
+
+def pytest_configure() -> None:
+    """A shell has its background jobs ignore SIGINT, and so would every process that tests start inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

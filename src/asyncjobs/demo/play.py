@@ -30,7 +30,9 @@ MOST_FAULTS = 20  #: lines
 def play(*, once: bool, spoil: str | None, port: int) -> int:
     """See `asyncjobs.demo.run`."""
     logging.basicConfig(level=logging.WARNING, handlers=[BriefLog()])
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # `kill` is no worse
+    # A shell has its background jobs ignore SIGINT; `kill` is then the way, and no worse than Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     countries = airfields.by_country()
     if spoil is not None and spoil not in countries:
         print(f"--break {spoil}: the data set has no such country; try IS", file=sys.stderr)
