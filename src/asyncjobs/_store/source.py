@@ -11,13 +11,15 @@ import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import anyio
 import asyncpg
 
 from asyncjobs._store.connection import Connection, SQLAlchemyConnection
-from asyncjobs._store.faults import is_transient, sqlstate
+from asyncjobs._store.faults import is_read_only, is_transient, sqlstate
+from asyncjobs._store.hosts import Host, Hosts, says_which
+from asyncjobs._store.probes import expect_backend, is_pooled, mark_pooled
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption
 
 CONNECT_TIMEOUT = 5.0
@@ -55,9 +57,11 @@ class DsnSource:
     linger = float("inf")
 
     def __init__(
-        self, dsn: str, connect: Connect | None = None, *, pooled: bool = False, size: int = 10
+        self, dsn: str, connect: Connect | None = None, *, pooled: bool | None = None, size: int = 10
     ) -> None:
         self._dsn = plain_dsn(dsn)
+        self._hosts = Hosts(self._dsn)
+        self._pooled = pooled
         # A pooler may give the next statement to a server that has not prepared it.
         self._given: dict[str, Any] = {"statement_cache_size": 0} if pooled else {}
         self._connect = connect
@@ -73,7 +77,28 @@ class DsnSource:
             yield connection
 
     async def connect(self) -> Any:
-        return await connect_with(self._connect or (lambda: open_connection(dsn=self._dsn, **self._given)))
+        return await connect_with(self._open_one)
+
+    async def _open_one(self, *_: Any, **__: Any) -> Any:
+        if self._connect is not None:
+            return await looked_into(await self._connect(), self._pooled)
+        connection = await looked_into(await self._dial(), self._pooled)
+        if is_pooled(connection) and not self._given:
+            await connection.close()
+            self._given = {"statement_cache_size": 0}
+            connection = await looked_into(await self._dial(), self._pooled)
+        return connection
+
+    async def _dial(self) -> Any:
+        if not self._hosts:
+            return await open_connection(dsn=self._dsn, **self._given)
+        # Of several hosts one is meant that can be written to, unless the DSN says otherwise.
+        given = self._given if says_which(self._dsn) else {**self._given, "target_session_attrs": "read-write"}
+
+        def dial(host: Host) -> Awaitable[Any]:
+            return open_connection(dsn=self._dsn, host=host.name, port=host.port, **given)
+
+        return await self._hosts.connect(dial)
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -87,12 +112,8 @@ class DsnSource:
 
     async def _open(self) -> Any:
         if self._pool is None:
-            more = dict(self._given)
-            if self._connect is not None:
-                connect = self._connect
-                more["connect"] = lambda *_, **__: connect()
             self._pool = asyncpg.create_pool(
-                self._dsn, min_size=0, max_size=self._size, timeout=CONNECT_TIMEOUT, **more
+                self._dsn, min_size=0, max_size=self._size, timeout=CONNECT_TIMEOUT, connect=self._open_one
             )
         if not self._pool._initialized:
             with unavailable():
@@ -105,13 +126,14 @@ class PoolSource:
 
     linger = 0.02
 
-    def __init__(self, pool: Any, connect: Connect | None = None) -> None:
+    def __init__(self, pool: Any, connect: Connect | None = None, *, pooled: bool | None = None) -> None:
         if not isinstance(pool, asyncpg.Pool):
             raise InvalidOption(
                 f"pool= got {type(pool).__qualname__}; it takes an asyncpg pool, of `await asyncpg.create_pool(…)`"
             )
         self._pool: Any = pool
         self._connect = connect
+        self._pooled = pooled
 
     def __repr__(self) -> str:
         return "on a pool"
@@ -120,7 +142,10 @@ class PoolSource:
         return _borrow(self._pool)
 
     async def connect(self) -> Any:
-        return await connect_with(self._connect or self._open_like_the_pool)
+        return await connect_with(self._open_one)
+
+    async def _open_one(self) -> Any:
+        return await looked_into(await (self._connect or self._open_like_the_pool)(), self._pooled)
 
     async def _open_like_the_pool(self) -> Any:
         # asyncpg keeps what a pool connects with to itself; `connect=` is the way around should that change. Codecs and
@@ -138,7 +163,7 @@ class EngineSource:
 
     linger = 0.02
 
-    def __init__(self, engine: Any, connect: Connect | None = None) -> None:
+    def __init__(self, engine: Any, connect: Connect | None = None, *, pooled: bool | None = None) -> None:
         dialect = getattr(engine, "dialect", None)
         if not hasattr(engine, "sync_engine") or dialect is None:
             raise InvalidOption(
@@ -150,6 +175,7 @@ class EngineSource:
             )
         self._engine = engine
         self._connect = connect
+        self._pooled = pooled
 
     def __repr__(self) -> str:
         return f"on {self._engine.url!r}"
@@ -190,7 +216,10 @@ class EngineSource:
         return connection
 
     async def connect(self) -> Any:
-        return await connect_with(self._connect or self._open_like_the_engine)
+        return await connect_with(self._open_one)
+
+    async def _open_one(self) -> Any:
+        return await looked_into(await (self._connect or self._open_like_the_engine)(), self._pooled)
 
     async def _open_like_the_engine(self) -> Any:
         """Through a pool of our own with the engine's arguments and events, whatever they are: requests need theirs."""
@@ -254,6 +283,20 @@ async def open_connection(*args: Any, **given: Any) -> Any:
     return await asyncpg.connect(*args, **given)
 
 
+async def looked_into(connection: Any, pooled: bool | None) -> Any:
+    """*connection*, of which is known from now whether it leads to a server or to a pooler: *pooled*, or what it shows."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            if pooled is None:
+                pooled = not await expect_backend(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    if pooled:
+        mark_pooled(connection)
+    return connection
+
+
 def _in_good_time(timeout: float | None) -> float:
     return min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
 
@@ -274,8 +317,9 @@ def plain_dsn(dsn: str) -> str:
     name, _, driver = scheme.partition("+")
     if not separator or name not in ("postgres", "postgresql"):
         raise InvalidOption(
-            f"{_shown(dsn)!r} is not the address of a Postgres database; write postgresql://user:password@host:5432/database"
+            f"{_shown(dsn)} is not the address of a Postgres database; write postgresql://user:password@host:5432/database"
         )
+    _check_readable(rest)
     if driver:
         rest, mark, query = rest.partition("?")
         kept = [
@@ -290,10 +334,32 @@ def plain_dsn(dsn: str) -> str:
 _SQLALCHEMYS = ("async_fallback", "prepared_statement_cache_size", "prepared_statement_name_func")
 
 
-def _shown(dsn: object) -> str:
-    """A DSN without its password."""
-    text = str(dsn).partition("?")[0]
-    return text if "@" not in text else "…@" + text.rpartition("@")[2]
+def _check_readable(rest: str) -> None:
+    """Refuse what cannot be read, without a word of it: where a password is cut in two, half of it stands in the rest."""
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+            if port and not 0 < int(port) < 65536:
+                raise ValueError
+        if parts.fragment:
+            raise ValueError
+        if parts.query:
+            parse_qsl(parts.query, strict_parsing=True)
+    except ValueError:
+        raise InvalidOption(
+            "the DSN cannot be read; a user or password with one of / ? # @ : [ ] % in it, and the value of a parameter, are "
+            "written percent-encoded, as by urllib.parse.quote(…, safe='')"
+        ) from None
+
+
+def _shown(dsn: str) -> str:
+    """A DSN without anything that may be secret: its user, password and parameters."""
+    scheme, separator, rest = dsn.partition("://")
+    if not separator:
+        return "the DSN"  # it may be a password, or libpq's `password=…`
+    where = rest.rpartition("@")[2].partition("?")[0]
+    return f"{scheme}://…@{where}" if "@" in rest else f"{scheme}://{where}"
 
 
 @asynccontextmanager
@@ -310,6 +376,10 @@ async def _borrow(pool: Any) -> AsyncIterator[Connection]:
             raise
     try:
         yield connection
+    except Exception as error:
+        if is_read_only(error):  # a primary no more: this connection, and those opened like it, are of no use
+            await pool.expire_connections()
+        raise
     finally:
         with suppress(
             Exception
