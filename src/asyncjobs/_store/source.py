@@ -93,7 +93,9 @@ class DsnSource:
         if not self._hosts:
             return await open_connection(dsn=self._dsn, **self._given)
         # Of several hosts one is meant that can be written to, unless the DSN says otherwise.
-        given = self._given if says_which(self._dsn) else {**self._given, "target_session_attrs": "read-write"}
+        given = (
+            self._given if says_which(self._dsn) else {**self._given, "target_session_attrs": "read-write"}
+        )
 
         def dial(host: Host) -> Awaitable[Any]:
             return open_connection(dsn=self._dsn, host=host.name, port=host.port, **given)
@@ -193,6 +195,10 @@ class EngineSource:
                 ) from error
         try:
             yield _Engaged(connection)
+        except Exception as error:
+            if is_read_only(error):
+                await connection.invalidate()
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await connection.close()
@@ -338,19 +344,25 @@ def _check_readable(rest: str) -> None:
     """Refuse what cannot be read, without a word of it: where a password is cut in two, half of it stands in the rest."""
     try:
         parts = urlsplit(f"postgresql://{rest}")
-        for host in parts.netloc.rpartition("@")[2].split(","):
-            port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
-            if port and not 0 < int(port) < 65536:
-                raise ValueError
-        if parts.fragment:
-            raise ValueError
-        if parts.query:
-            parse_qsl(parts.query, strict_parsing=True)
+        readable = not parts.fragment and all(map(_is_port, _ports(parts.netloc)))
+        parse_qsl(parts.query, strict_parsing=bool(parts.query))
     except ValueError:
+        readable = False
+    if not readable:
         raise InvalidOption(
             "the DSN cannot be read; a user or password with one of / ? # @ : [ ] % in it, and the value of a parameter, are "
             "written percent-encoded, as by urllib.parse.quote(…, safe='')"
-        ) from None
+        )
+
+
+def _ports(netloc: str) -> list[str]:
+    """The ports of the hosts, where they are given; a colon within brackets is the host's own."""
+    hosts = [host.rpartition("]")[2] for host in netloc.rpartition("@")[2].split(",")]
+    return [host.rpartition(":")[2] for host in hosts if ":" in host]
+
+
+def _is_port(word: str) -> bool:
+    return not word or (word.isdecimal() and int(word) < 65536)
 
 
 def _shown(dsn: str) -> str:
