@@ -16,7 +16,7 @@ import pytest
 from asyncjobs._model.job import ClaimedJob, Job, NewJob
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, JobState, LiveState
-from asyncjobs._store import chores, claims, intake, migrate, runners, views
+from asyncjobs._store import chores, claims, intake, migrate, probes, runners, views
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import statements
 from tests.store.jobs import RUNNER, claim, enter, new_job, session_of
@@ -77,6 +77,8 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "forget_runner": lambda s: runners.forget_runner(s, RUNNER),
     "get_job": lambda s: views.get_job(s, 1),
     "hold_lock": lambda s: runners.hold_lock(s, -5),
+    "hold_probe": lambda s: probes.hold_probe(s, -5),
+    "hold_row": lambda s: probes.hold_row(s, -5),
     "insert_job": lambda s: intake.insert_job(s, a_full_job()),
     "insert_jobs": lambda s: intake.insert_jobs(s, [new_job()]),
     "list_jobs": lambda s: views.list_jobs(
@@ -84,6 +86,8 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     ),
     "list_runners": runners.list_runners,
     "look_around": claims.look_around,
+    "name_backend": probes.name_backend,
+    "pass_over_row": lambda s: probes.pass_over_row(s, -5),
     "pause_queue": lambda s: views.pause_queue(s, "q"),
     "paused_queues": views.paused_queues,
     "prepare_session": lambda s: runners.prepare_session(s, synchronous_commit=False),
@@ -91,6 +95,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "prune_jobs": lambda s: chores.prune_jobs(s, 1.0, 2.0, 10),
     "register_runner": lambda s: enter(s, 99),
     "release_lock": lambda s: runners.release_lock(s, -5),
+    "release_probe": lambda s: probes.release_probe(s, -5),
     "renew_lease": lambda s: runners.renew_lease(s, RUNNER),
     "rescue_jobs": lambda s: chores.rescue_jobs(s, RUNNER, blame=True, max_crashes=3, error="{}"),
     "restore_ballast": chores.restore_ballast,
@@ -99,6 +104,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "return_jobs": lambda s: claims.return_jobs(
         s, RUNNER, [Returned(a_job(), LiveState.RETRYABLE, 1.5, True, '{"attempt": 1}')]
     ),
+    "try_probe": lambda s: probes.try_probe(s, -5, "asyncjobs:probe"),
     "wake_others": lambda s: claims.wake_others(s, ["q"]),
     "withdraw_idle": lambda s: claims.withdraw_idle(s, ["q"]),
 }
@@ -132,10 +138,14 @@ READ: dict[str, list[str]] = {
     "find_suspects": ["incarnation", "lease_over"],
     "finish_jobs": ["id"],
     "get_job": JOB,
+    "hold_probe": ["backend", "held", "is_read_only"],
+    "hold_row": ["id"],
     "insert_job": ["id"],
     "insert_jobs": ["id"],
     "list_jobs": JOB,
     "look_around": ["queues", "kinds", "due", "paused"],
+    "name_backend": ["backend", "is_read_only"],
+    "pass_over_row": ["passed_over"],
     "paused_queues": ["name"],
     "promote_jobs": ["queue", "kind", "jobs"],
     "read_version": ["version", "oldest_code"],
@@ -144,6 +154,7 @@ READ: dict[str, list[str]] = {
     "restore_ballast": ["id"],
     "retry_job": ["queue"],
     "return_jobs": ["id"],
+    "try_probe": ["backend", "refused"],
 }
 
 PYTHON: dict[str, tuple[type, ...]] = {
@@ -173,7 +184,7 @@ def _is(value: Any, name: str) -> bool:
 
 def test_the_store_has_a_function_for_every_statement() -> None:
     """No file is left over, and none is missing."""
-    assert CALLS.keys() | MIGRATING == set(NAMES)
+    assert CALLS.keys() | MIGRATING | {"expect_backend"} == set(NAMES)  # that one on what is no session yet
 
 
 def test_a_statement_is_called_by_the_function_of_its_name() -> None:
@@ -190,6 +201,7 @@ def test_a_statement_is_called_by_the_function_of_its_name() -> None:
                     callers.setdefault(str(call.value), set()).add(function.name)
     expected: dict[str, set[str]] = {name: {name} for name in CALLS}
     expected["find_horizon"] = {"is_past_horizon"}  # a question, in Python
+    expected["expect_backend"] = {"expect_backend"}
     expected["create_schema"] = expected["analyze_jobs"] = {"migrate", "migration_sql"}
     expected["record_migration"] = {"migrate", "migration_sql"}
     expected["restore_ballast"] = {"restore_ballast", "migration_sql"}

@@ -16,6 +16,7 @@ import anyio
 
 from asyncjobs._model.backoff import Exponential
 from asyncjobs._store.faults import is_transient
+from asyncjobs._store.probes import is_pooled
 from asyncjobs._store.runners import prepare_session
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
@@ -27,12 +28,14 @@ RECONNECT = Exponential(first=timedelta(milliseconds=100), longest=timedelta(sec
 
 
 @asynccontextmanager
-async def link(source: Source, schema: str, *, pooled: bool, durable: bool = True) -> AsyncIterator[Session]:
-    """A session of the runner's own. Behind a pooler (*pooled*) it sets nothing, because the next user would inherit it."""
+async def link(
+    source: Source, schema: str, *, pooled: bool | None = None, durable: bool = True
+) -> AsyncIterator[Session]:
+    """A session of the runner's own. Behind a pooler it sets nothing, because the next user would inherit it."""
     connection = await source.connect()
     try:
         session = Session(connection, schema)
-        if not pooled:
+        if not (is_pooled(connection) if pooled is None else pooled):
             await prepare_session(session, synchronous_commit=durable)
         yield session
         with anyio.CancelScope(shield=True), anyio.move_on_after(1):

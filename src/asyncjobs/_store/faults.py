@@ -73,6 +73,11 @@ def is_missing_schema(error: BaseException) -> bool:
     return sqlstate(error) in _NO_SCHEMA
 
 
+def is_read_only(error: BaseException) -> bool:
+    """The server takes no writes: a standby, or a primary that was demoted."""
+    return sqlstate(error) == "25006"
+
+
 def is_failed_transaction(error: BaseException) -> bool:
     """An earlier error has aborted the transaction."""
     return sqlstate(error) == "25P02"

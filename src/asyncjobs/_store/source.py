@@ -47,6 +47,9 @@ class Source(Protocol):
     async def connect(self) -> Any:
         """Open an asyncpg connection of one's own."""
 
+    def is_exhausted(self) -> bool:
+        """Whoever wants to borrow a connection now has to wait for one."""
+
     async def close(self) -> None:
         """Close what this source opened; the application's pool and engine are not its to close."""
 
@@ -102,6 +105,9 @@ class DsnSource:
 
         return await self._hosts.connect(dial)
 
+    def is_exhausted(self) -> bool:
+        return self._pool is not None and _is_exhausted(self._pool)
+
     async def close(self) -> None:
         pool, self._pool = self._pool, None
         if pool is None:
@@ -155,6 +161,9 @@ class PoolSource:
         pool = self._pool
         given = {**pool._connect_kwargs, "timeout": _in_good_time(pool._connect_kwargs.get("timeout"))}
         return await pool._connect(*pool._connect_args, **given)
+
+    def is_exhausted(self) -> bool:
+        return _is_exhausted(self._pool)
 
     async def close(self) -> None:
         pass
@@ -243,8 +252,18 @@ class EngineSource:
             await driver.close()
         return await open_connection(**given)
 
+    def is_exhausted(self) -> bool:
+        pool = self._engine.sync_engine.pool
+        # Of a pool that is not SQLAlchemy's usual one nothing is known: NullPool has no end.
+        most = getattr(pool, "_max_overflow", -1)
+        return most >= 0 and pool.checkedout() >= pool.size() + most
+
     async def close(self) -> None:
         pass
+
+
+def _is_exhausted(pool: Any) -> bool:
+    return bool(pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0)
 
 
 def _as_for_asyncpg(info: Any) -> dict[str, Any]:
