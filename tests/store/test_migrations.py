@@ -12,12 +12,20 @@ import asyncpg
 import pytest
 
 from asyncjobs import Jobs, SchemaMissing, SchemaTooNew, SchemaTooOld
+from asyncjobs._store import migrate as migrating
 from asyncjobs._store.chores import restore_ballast
 from asyncjobs._store.connection import Connection
-from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql, needed_version
+from asyncjobs._store.migrate import (
+    Migration,
+    check_schema_version,
+    migrate,
+    migration_sql,
+    needed_version,
+)
 from asyncjobs.embedded.binaries import find_binaries
 from asyncjobs.errors import InvalidOption, SchemaMismatch
-from tests.store.jobs import session_of
+from tests.store.jobs import session_of, store
+from tests.waiting import eventually_async
 
 NAMES = ["asyncjobs", "my jobs", "MixedCase", "with-dash", "select", "_x" * 20]
 
@@ -114,6 +122,34 @@ def test_ten_processes_migrate_at_once(database: str) -> None:
         process.stdin.flush()
     answers = [process.communicate(timeout=60) for process in started]
     assert sorted(out.strip() for out, _ in answers) == ["0"] * 9 + ["1"], answers
+
+
+@pytest.mark.failure_mode("F96")
+async def test_a_migration_behind_a_long_transaction_stops_nobody(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the table a moment at a time; in between everybody is let through; in the end it is applied."""
+    monkeypatch.setattr(migrating, "LOCK_WAIT", 0.2)
+    monkeypatch.setattr(migrating, "LET_THROUGH", 0.2)
+    text = "alter table asyncjobs.live_jobs add column more integer"
+    later = (*migrating.migrations(), Migration(needed_version() + 1, "more", 1, text))
+    monkeypatch.setattr(migrating, "migrations", lambda: later)
+    async with session_of(dsn) as report, session_of(dsn) as migrator, session_of(dsn) as application:
+        async with report.connection.transaction():
+            await report.connection.fetch("select count(*) from asyncjobs.live_jobs")
+            applying = asyncio.create_task(migrate(migrator.connection, "asyncjobs"))
+            for _ in range(3):
+
+                async def waits() -> bool:
+                    asked = "select true from pg_locks where mode = 'AccessExclusiveLock' and not granted"
+                    return bool(await application.connection.fetchval(asked))
+
+                await eventually_async(waits)
+                await store(application)  # behind it in the queue of the lock
+            assert not applying.done()
+        assert [migration.name for migration in await applying] == ["more"]
+    async with session_of(dsn) as session:
+        assert await session.connection.fetchval("select count(more) from asyncjobs.live_jobs") == 0
 
 
 @pytest.mark.parametrize("schema", NAMES)

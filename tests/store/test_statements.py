@@ -113,6 +113,7 @@ MIGRATING = {
     "begin_migrating",
     "create_schema",
     "lift_timeouts",
+    "limit_lock_wait",
     "lock_migrations",
     "read_version",
     "record_migration",
@@ -202,11 +203,12 @@ def test_a_statement_is_called_by_the_function_of_its_name() -> None:
     expected: dict[str, set[str]] = {name: {name} for name in CALLS}
     expected["find_horizon"] = {"is_past_horizon"}  # a question, in Python
     expected["expect_backend"] = {"expect_backend"}
-    expected["create_schema"] = expected["analyze_jobs"] = {"migrate", "migration_sql"}
-    expected["record_migration"] = {"migrate", "migration_sql"}
+    expected["create_schema"] = expected["analyze_jobs"] = {"_migrate", "migration_sql"}
+    expected["record_migration"] = {"_migrate", "migration_sql"}
     expected["restore_ballast"] = {"restore_ballast", "migration_sql"}
-    expected["begin_migrating"] = expected["lift_timeouts"] = expected["lock_migrations"] = {"migrate"}
-    expected["read_version"] = {"migrate", "check_schema_version"}
+    for name in ("begin_migrating", "lift_timeouts", "lock_migrations", "limit_lock_wait"):
+        expected[name] = {"_migrate"}
+    expected["read_version"] = {"_migrate", "check_schema_version"}
     assert callers == expected
 
 

@@ -68,6 +68,11 @@ def is_cancelled(error: BaseException) -> bool:
     return sqlstate(error) == "57014"
 
 
+def is_lock_timeout(error: BaseException) -> bool:
+    """A lock was not to be had within `lock_timeout`: nothing was done."""
+    return sqlstate(error) == "55P03"
+
+
 def is_missing_schema(error: BaseException) -> bool:
     """A table, column or function of ours is not there."""
     return sqlstate(error) in _NO_SCHEMA

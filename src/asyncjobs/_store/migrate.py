@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from importlib.resources import files
 
+import anyio
 import attrs
 
 from asyncjobs._store.chores import restore_ballast
 from asyncjobs._store.connection import Connection
-from asyncjobs._store.faults import is_missing_schema
+from asyncjobs._store.faults import is_lock_timeout, is_missing_schema
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import in_schema, statements
 from asyncjobs.errors import SchemaMissing, SchemaTooNew, SchemaTooOld
+
+logger = logging.getLogger("asyncjobs")
 
 
 @attrs.frozen
@@ -48,14 +52,33 @@ def needed_version() -> int:
     return migrations()[-1].version
 
 
+LOCK_WAIT = 2.0  #: seconds a migration waits for a table, with everybody else waiting behind it
+LET_THROUGH = 1.0  #: seconds in which all those have their turn, before it tries again
+
+
 async def migrate(connection: Connection, schema: str) -> list[Migration]:
-    """Apply what is missing, in one transaction; harmless when ten processes do it at once. What was applied."""
+    """Apply what is missing, in one transaction; harmless when ten processes do it at once. What was applied.
+
+    A long transaction on a table of ours is waited out, without stopping the application for as long.
+    """
+    while True:
+        try:
+            return await _migrate(connection, schema)
+        except Exception as error:
+            if not is_lock_timeout(error):
+                raise
+        logger.warning("migrating waits for a transaction that uses our tables; others go first meanwhile")
+        await anyio.sleep(LET_THROUGH)
+
+
+async def _migrate(connection: Connection, schema: str) -> list[Migration]:
     session = Session(connection, schema)
     sql = statements(schema)
     async with connection.transaction():
         await session.execute("begin_migrating")
         await session.execute("lift_timeouts")
         await session.fetchval("lock_migrations")
+        await session.execute("limit_lock_wait", int(LOCK_WAIT * 1000))
         await connection.execute(sql["create_schema"])
         version, _ = await session.fetchrow("read_version")
         missing = [migration for migration in migrations() if migration.version > (version or 0)]
