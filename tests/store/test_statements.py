@@ -146,7 +146,7 @@ READ: dict[str, list[str]] = {
     "list_jobs": JOB,
     "look_around": ["queues", "kinds", "due", "paused"],
     "name_backend": ["backend", "is_read_only"],
-    "pass_over_row": ["passed_over"],
+    "pass_over_row": ["id"],
     "paused_queues": ["name"],
     "promote_jobs": ["queue", "kind", "jobs"],
     "read_version": ["version", "oldest_code"],

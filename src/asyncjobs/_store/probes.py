@@ -82,5 +82,4 @@ async def hold_row(session: Session, first: int) -> int | None:
 
 async def pass_over_row(session: Session, row: int) -> bool:
     """Whether *row*, which another session holds, is passed over."""
-    passed: bool = await session.fetchval("pass_over_row", row)
-    return passed
+    return await session.fetchval("pass_over_row", row) is None
