@@ -62,13 +62,14 @@ class Processes:
     dsn: str
     log: Path
     started: list[Process] = attrs.field(factory=list)
+    inside: list[str] = attrs.field(factory=list)  #: the command that runs each, where there is one
 
     def start(self, *, vigilance: dict[str, Any] | None = None, ready: bool = True, **config: Any) -> Process:
         """A process that runs jobs; *config* are keywords of Jobs."""
         config["vigilance"] = ALERT if vigilance is None else vigilance
         command = [sys.executable, "-m", "tests.faults.program", self.dsn, str(self.log), json.dumps(config)]
         path = os.pathsep.join(filter(None, (str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH"))))
-        process = Process(subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}))
+        process = Process(subprocess.Popen([*self.inside, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}))
         self.started.append(process)
         if ready:
             self.wait_for("READY", by=process)

@@ -9,6 +9,8 @@ import asyncpg
 import pytest
 
 from asyncjobs import Constant, JobCancelled, JobNotFound, Jobs, current_job, job
+from asyncjobs._engine.link import link
+from asyncjobs._store.source import DsnSource
 from tests.engine.running import running
 from tests.waiting import eventually_async
 
@@ -157,3 +159,26 @@ async def test_a_database_that_is_read_only_by_default_can_be_migrated_and_run(d
 
         await eventually_async(done)
         assert not jobs.is_degraded
+
+
+TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_session_timeout", "transaction_timeout")
+
+
+@pytest.mark.failure_mode("F60")
+async def test_no_timeout_of_the_role_ends_a_session_of_ours(dsn: str) -> None:
+    """A statement that takes its time, and a session that is idle, live; a statement of the application's own does not."""
+    admin = await asyncpg.connect(dsn)
+    database = await admin.fetchval("select current_database()")
+    known = await admin.fetch("select name from pg_settings where name = any ($1)", list(TIMEOUTS))
+    for (name,) in known:
+        await admin.execute(f'alter database "{database}" set {name} = 100')
+    await admin.close()
+    source = DsnSource(dsn)
+    async with link(source, "asyncjobs", pooled=False) as session:
+        await session.connection.execute("select pg_sleep(0.3)")
+        await asyncio.sleep(0.3)
+        assert await session.connection.fetchval("select 1") == 1
+    theirs = await asyncpg.connect(dsn)
+    with pytest.raises(asyncpg.PostgresError):
+        await theirs.execute("select pg_sleep(0.3)")
+    theirs.terminate()

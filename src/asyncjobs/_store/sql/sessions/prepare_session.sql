@@ -11,5 +11,10 @@ select set_config('synchronous_commit', $1::text, false),
        set_config('tcp_keepalives_idle', '2', false),
        set_config('tcp_keepalives_interval', '1', false),
        set_config('tcp_keepalives_count', '3', false),
+       set_config('tcp_user_timeout', '6s', false),       -- of what was sent and is not confirmed, which keepalives leave alone
+       (select set_config(name, '1s', false)              -- a statement ends soon after whoever sent it
+          from pg_settings
+         where name = 'client_connection_check_interval' and version() ~* 'linux|darwin|bsd'),  -- elsewhere it is refused
+       (select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'),  -- from 17 on
        set_config('jit', 'off', false),
        pg_backend_pid()
