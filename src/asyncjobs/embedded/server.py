@@ -23,7 +23,7 @@ from urllib.parse import quote
 import platformdirs
 from attrs import Factory, define, field
 
-from asyncjobs.embedded import watch
+from asyncjobs.embedded import access, watch
 from asyncjobs.embedded.binaries import (
     ROOTS_FOLDER,
     EmbeddedUnavailable,
@@ -53,6 +53,7 @@ TEST_SETTINGS: Mapping[str, str] = {  # a lost test database is no loss
 
 SINCE = {"file_copy_method": 18}  # settings an older Postgres would refuse
 SUPERUSER = "postgres"
+EVERY_ROLE_SINCE = 16  # a map of users to roles can say "all" since then
 LOCALHOST = "127.0.0.1"
 SOCKET_PORT = 5432  # the number in the socket's name; no TCP port is opened
 STARTING = 600.0  # seconds; a start may include the recovery of a big queue
@@ -88,7 +89,8 @@ class Embedded:
     Any number of processes, and of objects in one, may name the same folder: the first to come starts the
     server, the last to leave stops it, however it leaves. Without *keep* the folder is deleted with it.
     *settings* and *port* are those of who starts the server. With a *port*, it listens on 127.0.0.1 too,
-    where a random password is asked; otherwise on a socket alone, in a folder only its owner may enter.
+    where a random password is asked; otherwise on a socket alone, in a folder only its owner may enter,
+    and the server asks the kernel who knocks: its owner and root are let in, as any role, nobody else.
     """
 
     settings: Mapping[str, str] = field(default=DEV_SETTINGS, kw_only=True)
@@ -199,7 +201,7 @@ class Embedded:
             run_as = RunAs.for_home(home)
             if run_as and found.st_uid != run_as.uid:
                 os.chown(home, run_as.uid, run_as.gid)
-            home.chmod(0o700)  # whoever reaches the socket is superuser: the folder is the lock
+            home.chmod(0o700)
         except (PermissionError, NotADirectoryError) as error:
             raise EmbeddedUnavailable(
                 f"cannot use {home} for a Postgres: {error}; name another folder"
@@ -252,6 +254,7 @@ class Embedded:
         """Start the server; it and its children inherit *lock*. No process of an earlier one is left."""
         binaries = binaries_for(run_as, self.major)
         self._see_to_a_cluster(binaries, run_as, lock)
+        access.write_rules(self.dir / watch.DATA, SUPERUSER, every_role=self.major >= EVERY_ROLE_SINCE)
         # The pid in it is dead, but Postgres believes a zombie, or whoever has the number now, to be its server.
         (self.dir / watch.DATA / "postmaster.pid").unlink(missing_ok=True)
         watch.remove_sockets(self.dir)
@@ -260,6 +263,7 @@ class Embedded:
             "port": str(self.port or SOCKET_PORT),
             "listen_addresses": LOCALHOST if self.port else "",
             "unix_socket_directories": _quoted(self._socket_folder(run_as)),
+            "unix_socket_permissions": "0700",
         }
         program = [str(binaries / "postgres"), "-D", str(self.dir / watch.DATA)]
         program += [f"-c{name}={value}" for name, value in settings.items()]
@@ -281,7 +285,7 @@ class Embedded:
         with open(watch.open_private(password), "w") as file:  # noqa: PTH123 - a descriptor, not a path
             file.write(secrets.token_urlsafe(24))
         options = ["-D", str(unborn), "-U", SUPERUSER, "-E", "UTF8", "--no-locale"]
-        options += ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}"]
+        options += ["--auth-local=peer", "--auth-host=scram-sha-256", f"--pwfile={password}"]
         if self.major >= 17:
             options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self.keep:
