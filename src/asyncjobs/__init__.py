@@ -11,6 +11,8 @@ from asyncjobs._define.handle import Handle
 from asyncjobs._define.service import Later
 from asyncjobs._engine.context import CurrentJob, current_job
 from asyncjobs._enqueue.options import LaterOptions
+from asyncjobs._guard.blocked import Blocked
+from asyncjobs._guard.guard import Guard
 from asyncjobs._model.backoff import Backoff, Constant, Exponential
 from asyncjobs._model.job import AttemptError, Job
 from asyncjobs._model.options import JobOptions
@@ -47,6 +49,7 @@ __all__ = [
     "AlreadyCompleted",
     "AttemptError",
     "Backoff",
+    "Blocked",
     "Cancel",
     "Connection",
     "Constant",
@@ -54,6 +57,7 @@ __all__ = [
     "DatabaseUnavailable",
     "Dependency",
     "Exponential",
+    "Guard",
     "Handle",
     "InvalidDefinition",
     "InvalidInput",

@@ -19,6 +19,8 @@ from asyncjobs._engine.slots import Pool, make_pools
 from asyncjobs._engine.supply import missing
 from asyncjobs._enqueue import ambient
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._guard.blocked import Blocked
+from asyncjobs._guard.guard import Guard
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import Job
@@ -64,6 +66,7 @@ class Jobs(Enqueuer):
         payload_limit: int = 1_000_000,
         listen: bool = True,
         vigilance: Vigilance | None = None,
+        guard: Guard | None = Guard(),  # noqa: B008 -- frozen
     ) -> None:
         self._own_source = source = _source(dsn, pool, engine, connect, pooled=not listen)
         super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
@@ -76,6 +79,7 @@ class Jobs(Enqueuer):
             retention=Retention(seconds(keep, "keep"), seconds(keep_failed, "keep_failed")),
             listens=listen,
             vigilance=vigilance or Vigilance(),
+            guard=_checked_guard(guard),
             shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
         )
         self._opened: tuple[asyncio.AbstractEventLoop, int] | None = None
@@ -297,6 +301,10 @@ class Jobs(Enqueuer):
         """Jobs should run here, and cannot: Postgres is away. For a health check; requests are served all the same."""
         return self._supervisor is not None and not self._supervisor.runner.is_connected
 
+    def blockers(self) -> list[Blocked]:
+        """Who blocked this process' event loop while jobs ran here, the latest last: jobs, or the application itself."""
+        return [] if self._supervisor is None else list(self._supervisor.runner.blockers)
+
     # The schema.
 
     async def migrate(self) -> list[str]:
@@ -331,6 +339,12 @@ class _On:
 
     async def __aexit__(self, *error: object) -> None:
         self._bound.__exit__(None, None, None)
+
+
+def _checked_guard(guard: object) -> Guard | None:
+    if guard is None or isinstance(guard, Guard):
+        return guard
+    raise InvalidOption(f"guard={guard!r} is no guard; pass Guard(lag=…, blocked=…), or None to have none")
 
 
 def _pools(queues: Mapping[str, int | None] | None, slots: int | None) -> Callable[[], Sequence[Pool]]:

@@ -204,7 +204,7 @@ class Claimer:
         rooms = {}
         for pool in self._pools:
             lanes = self._lanes.of(pool)
-            allowance = self._pace.prefetch((lane.kind for lane in lanes), pool.size) if lanes else 0
+            allowance = self._pace.prefetch((lane.kind for lane in lanes), pool.open) if lanes else 0
             waiting = len(pool.prefetched)
             room = min(pool.free + allowance - waiting, A_BATCH)
             if room > 0 and (waiting == 0 or room >= allowance / 2):

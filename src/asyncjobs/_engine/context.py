@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -110,7 +110,7 @@ class RunningJob:
         self._jobs = jobs
         self._codec = codec
         self._finish = finish
-        self._started = started  #: on the performance counter
+        self.started = started  #: on the performance counter
 
     @property
     def id(self) -> int | None:
@@ -187,7 +187,7 @@ class RunningJob:
     async def _write(self, joined: Joined, result: Any) -> None:
         self._check_open(joined)
         session = Session(joined.connection, self._jobs.schema)
-        finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self._started)
+        finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self.started)
         try:
             finished.result = self._codec.encode_value(
                 result, self.result_type, what=f"the result of job {self.id}"
@@ -243,6 +243,12 @@ _current: ContextVar[CurrentJob | None] = ContextVar("asyncjobs_current_job", de
 def current_job() -> CurrentJob:
     """The job that is running here. Outside a runner: one with `id` None, whose `transaction()` is a plain one."""
     return _current.get() or NoJob()
+
+
+def job_in(context: Context) -> ClaimedJob | None:
+    """The job on whose behalf something runs in *context*."""
+    current = context.get(_current)
+    return current._job if isinstance(current, RunningJob) else None
 
 
 def enter(job: CurrentJob) -> None:

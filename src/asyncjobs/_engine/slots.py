@@ -18,6 +18,7 @@ class Pool:
     def __init__(self, queues: Iterable[str], size: int) -> None:
         self.queues = frozenset(queues)  #: the queues it serves; EVERY_QUEUE for all of them
         self.size = size
+        self.open = size  #: how many of them may be filled: fewer when jobs give way
         self.occupied = 0
         self.prefetched: deque[ClaimedJob] = deque()  #: claimed, not begun
         self.prefetched_at = 0.0  #: when the last of them were claimed
@@ -27,8 +28,8 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """Slots without a job."""
-        return self.size - self.occupied
+        """Open slots without a job."""
+        return max(0, self.open - self.occupied)
 
     def serves(self, queue: str) -> bool:
         """Whether jobs of *queue* run here."""

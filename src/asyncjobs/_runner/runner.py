@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import Context
+from typing import Any
 
 import anyio
 import attrs
@@ -16,13 +20,17 @@ from asyncjobs._define.registry import known_kinds
 from asyncjobs._engine.attempt import Attempt, error_json
 from asyncjobs._engine.claimer import Claimer, Rhythm
 from asyncjobs._engine.completer import Completer
-from asyncjobs._engine.context import RunningJob, enter
+from asyncjobs._engine.context import RunningJob, enter, job_in
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.pace import Pace
 from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.supply import Provide
+from asyncjobs._engine.turnstile import Turnstile
 from asyncjobs._enqueue.ambient import bind
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._guard.blocked import Blocked
+from asyncjobs._guard.guard import Guard
+from asyncjobs._guard.watch import KEPT, Ward, Watch
 from asyncjobs._keeper.keeper import Keeper
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.job import ClaimedJob, Lane
@@ -50,6 +58,8 @@ class Settings:
     rhythm: Rhythm = attrs.field(factory=Rhythm)
     shutdown: float = 8.0  #: seconds to stop in, all in all
     kinds: Callable[[], frozenset[str]] = known_kinds
+    guard: Guard | None = attrs.field(factory=Guard)
+    alone: bool = False  #: nobody's requests are served in this process: there is nothing to give way to
 
 
 class Runner:
@@ -85,6 +95,17 @@ class Runner:
             source, schema, self._identity, self, settings.vigilance, listens=settings.listens
         )
         self._janitor = Janitor(source, schema, settings.retention)
+        self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
+        gives_way = settings.guard is not None and not settings.alone
+        self._turnstile = Turnstile() if gives_way else None
+        ward = Ward(
+            is_busy=lambda: bool(self._attempts),
+            is_starved=source.is_exhausted,
+            job_of=self._job_of,
+            in_threads=self._in_threads,
+            open=self._open_slots if gives_way else None,
+        )
+        self._watch = None if settings.guard is None else Watch(settings.guard, ward, self.blockers)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._owner: asyncio.Task[None] | None = None
 
@@ -96,6 +117,8 @@ class Runner:
         async with anyio.create_task_group() as self._tasks:
             for long_lived in (self._keeper.run, self._completer.run, self._claimer.run, self._janitor.run):
                 self._tasks.start_soon(long_lived)
+            if self._watch is not None:
+                self._tasks.start_soon(self._watch.run)
 
     # The slots.
 
@@ -126,6 +149,9 @@ class Runner:
             # The job is awaited here, by the outermost coroutine of its task: when that is closed (`Attempt.close`), those
             # below it are too, and what they would have returned is lost.
             try:
+                if self._turnstile is not None and (ticket := self._turnstile.enter()) is not None:
+                    await ticket
+                    attempt.started = attempt.running.started = time.perf_counter()
                 outcome = await attempt.run()
             except BaseException as error:
                 if self._is_torn_down:
@@ -201,6 +227,23 @@ class Runner:
                 return True
             if self._identity.current == incarnation:
                 return False
+
+    # What the guard asks, from its thread too, and tells.
+
+    def _job_of(self, task: asyncio.Task[Any] | None, context: Context | None) -> ClaimedJob | None:
+        for attempt in list(self._attempts.values()):
+            if task is not None and attempt.task is task:
+                return attempt.job
+        return None if context is None else job_in(context)
+
+    def _in_threads(self) -> list[str]:
+        attempts = list(self._attempts.values())
+        return [f"{each.job.id} ({each.job.kind})" for each in attempts if each.thread is not None]
+
+    def _open_slots(self, share: float) -> None:
+        for pool in self._pools:
+            pool.open = math.ceil(pool.size * share)
+        self._claimer.slot_freed()
 
     def _claimed(self, jobs: Iterable[ClaimedJob]) -> None:
         self._held.update({job.id: job.token for job in jobs})

@@ -1,0 +1,142 @@
+"""Watches the event loop: jobs give way when it is late, and who blocks it is named while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+
+from asyncjobs._engine.throttle import Throttle
+from asyncjobs._guard.blocked import Blocked, Sight, look
+from asyncjobs._guard.guard import Guard
+from asyncjobs._guard.meter import Meter
+from asyncjobs._model.job import ClaimedJob
+
+logger = logging.getLogger("asyncjobs")
+
+KEPT = 20  #: reports
+ASLEEP = 0.2  #: of the processor: who used less of it than that was stopped, and held nothing
+
+
+@attrs.frozen(kw_only=True)
+class Ward:
+    """What is guarded, and what gives way."""
+
+    is_busy: Callable[[], bool]  #: jobs run here
+    is_starved: Callable[[], bool]  #: the application's pool has no connection left
+    job_of: Callable[[Any, Any], ClaimedJob | None]  #: whose a task is, or a context
+    in_threads: Callable[[], list[str]]  #: the sync jobs that run
+    open: (
+        Callable[[float], None] | None
+    )  #: told what share of the slots may be filled; None: nothing gives way
+
+
+class Watch:
+    """From the loop, how late it is; from a thread of its own, what holds it."""
+
+    def __init__(self, guard: Guard, ward: Ward, reports: deque[Blocked]) -> None:
+        self._guard = guard
+        self._ward = ward
+        self._reports = reports
+        self._throttle = Throttle(guard.lag) if ward.open is not None else None
+        self._over = threading.Event()
+        self._paused = False
+        #: what holds the loop: since when, what was seen, and which report it is; replaced as a whole, read from both threads
+        self._seen: tuple[float, Sight, datetime] | None = None
+
+    async def run(self) -> None:
+        """Watch, until cancelled."""
+        self._over.clear()
+        meter = Meter(self._guard.blocked / 4, self._is_watchful, self._late)
+        loop, ident = asyncio.get_running_loop(), threading.get_ident()
+        thread = threading.Thread(
+            target=self._watch, args=(meter, loop, ident), name="asyncjobs guard", daemon=True
+        )
+        thread.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            meter.stop()
+            self._over.set()
+
+    # On the loop.
+
+    def _is_watchful(self) -> bool:
+        return self._throttle is not None and (self._ward.is_busy() or self._throttle.share < 1)
+
+    def _late(self, late: float) -> None:
+        if self._seen is not None:
+            self._has_ended(late)
+        throttle = self._throttle
+        if throttle is None or self._ward.open is None:
+            return
+        if throttle.sample(late, starved=self._ward.is_starved()):
+            self._ward.open(throttle.share)
+            if self._paused != (throttle.share == 0):
+                self._paused = throttle.share == 0
+                logger.info(
+                    "the event loop lags: no job begins until it is quick again"
+                    if self._paused
+                    else "the event loop is quick again: jobs begin"
+                )
+
+    def _has_ended(self, late: float) -> None:
+        if self._seen is None:
+            return
+        seen_late, sight, at = self._seen
+        self._seen = None
+        late = max(late, seen_late)  # seen just when it ended, it is told of by the timer after that
+        self._keep(at, late, sight)
+        logger.info("%s held the event loop for %.1f s; it is free again", sight.who, late)
+
+    # In the thread.
+
+    def _watch(self, meter: Meter, loop: asyncio.AbstractEventLoop, ident: int) -> None:
+        pause = self._guard.blocked / 4
+        seen, used, woke = 0.0, time.process_time(), time.monotonic()
+        while not self._over.wait(pause):
+            now, due, before = time.monotonic(), meter.due, used
+            used = time.process_time()
+            overslept, woke = now - woke - pause, now
+            late = now - due
+            if late < self._guard.blocked or due == seen:
+                continue
+            seen = due
+            # Late ourselves, because somebody held the interpreter; or nothing ran, because the process was stopped.
+            if overslept > late / 2 and used - before < ASLEEP * overslept:
+                logger.info("the process stood still for %.1f s", overslept)
+                continue
+            try:
+                self._report(late, loop, ident)
+            except Exception:
+                logger.exception(
+                    "what blocks the event loop was not found out, which is a fault of asyncjobs"
+                )
+
+    def _report(self, late: float, loop: asyncio.AbstractEventLoop, ident: int) -> None:
+        sight = look(loop, ident, self._ward.job_of, self._ward.in_threads)
+        at = datetime.now(UTC) - timedelta(seconds=late)
+        self._seen = (late, sight, at)
+        self._keep(at, late, sight)
+        logger.warning(
+            "%s has blocked the event loop for %.1f s: requests and other jobs wait; it is at\n%s",
+            sight.who,
+            late,
+            sight.stack,
+            extra={} if sight.job is None else {"job_id": sight.job.id, "kind": sight.job.kind},
+        )
+
+    def _keep(self, at: datetime, late: float, sight: Sight) -> None:
+        job = sight.job
+        report = Blocked(at, late, job and job.id, job and job.kind, sight.who, sight.stack)
+        if self._reports and self._reports[-1].at == at:
+            self._reports[-1] = report
+        else:
+            self._reports.append(report)
