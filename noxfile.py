@@ -156,3 +156,10 @@ def bench(session: nox.Session) -> None:
     """Rates and latencies, as ratios to what the same Postgres does without us."""
     install(session, "tests", extras="[fast]")
     run(session, "python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Runners under faults for a while, and books that must balance: `-- --minutes 20 --seed 7`."""
+    install(session, "tests")
+    run(session, "python", "-m", "soak", *session.posargs)
