@@ -14,9 +14,11 @@ withdrawn, and enqueuing sends no notifications at all.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import attrs
 
@@ -73,7 +75,7 @@ class Claimer:
         kinds: Callable[[], frozenset[str]],
         rhythm: Rhythm,
         begin: Callable[[ClaimedJob, Pool], None],
-        claimed: Callable[[Iterable[ClaimedJob]], None],
+        claimed: Callable[[Sequence[ClaimedJob]], None],
         release: Callable[[Iterable[ClaimedJob]], None],
     ) -> None:
         self._source = source
@@ -86,6 +88,8 @@ class Claimer:
         self._begin_in = begin  #: a slot of the pool is free for the job
         self._claimed = claimed  #: told of every job this runner answers for from now
         self._release = release  #: takes jobs that are not to begin here
+        self.sent = self.answered = 0  #: claims
+        self._session: Session | None = None
         self._lanes = Lanes(pools)
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
@@ -130,6 +134,11 @@ class Claimer:
         self._looked_at = 0.0
         self.wake()
 
+    def unanswered(self) -> None:
+        """The claim under way is done, and its reply does not come: give its connection up."""
+        if self._session is not None and self.sent > self.answered:
+            self._session.connection.terminate()  # type: ignore[attr-defined]
+
     def quiet(self) -> None:
         """Claim nothing more, from this moment on."""
         self._quiet = True
@@ -163,8 +172,13 @@ class Claimer:
         while True:
             try:
                 async with link(
-                    self._source, self._schema, pooled=not self._rhythm.listens, durable=False
+                    self._source,
+                    self._schema,
+                    pooled=not self._rhythm.listens,
+                    durable=False,
+                    answer=patience.answer,
                 ) as session:
+                    self._session = session
                     # Its announcements end with it: asleep, nobody would wake us any more.
                     session.connection.add_termination_listener(lambda _: self.wake())  # type: ignore[attr-defined]
                     self._reset()
@@ -243,10 +257,9 @@ class Claimer:
         jobs: list[ClaimedJob] = []
         if requests:
             begin = all(room <= pool.free for pool, room in rooms.items())
-            jobs = await claim_jobs(session, requests, incarnation, begin=begin)
-            if self._identity.current != incarnation:
-                jobs = await self._keep_adopted(session, incarnation, jobs)
-            self._claimed(jobs)
+            with self._awaited():
+                jobs = await claim_jobs(session, requests, incarnation, begin=begin)
+                jobs = await self._hold(session, incarnation, jobs)
             if self._quiet:  # told so while this claim was under way
                 self._release(jobs)
                 return True
@@ -275,11 +288,26 @@ class Claimer:
             self._promised -= full
             await wake_others(session, sorted(full))
 
-    async def _keep_adopted(self, session: Session, old: int, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
-        """The keeper changed the incarnation while this claim was under way: take what it brought over."""
-        new = await self._identity.known()
-        adopted = await adopt_jobs(session, old, new, [Claim(job.id, job.token) for job in jobs])
-        return [job for job in jobs if job.id in adopted]
+    @contextmanager
+    def _awaited(self) -> Iterator[None]:
+        """Around every claim, from sending it until what it brought is held."""
+        self.sent += 1
+        try:
+            yield
+        finally:
+            self.answered = self.sent
+
+    async def _hold(self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
+        """Answer for *jobs*, which were claimed under *incarnation*; should the keeper have changed it meanwhile, for those it
+        brought over, or that can be brought over still.
+        """
+        held = list(jobs)
+        while not self._identity.hold(incarnation, functools.partial(self._claimed, held)):
+            new = await self._identity.known()
+            adopted = await adopt_jobs(session, incarnation, new, [Claim(job.id, job.token) for job in held])
+            held = [job for job in held if job.id in adopted]
+            incarnation = new
+        return held
 
     def _hand_out(self, jobs: Iterable[ClaimedJob], *, begin: bool) -> None:
         pools: dict[str, Pool] = {}

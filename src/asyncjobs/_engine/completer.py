@@ -76,7 +76,9 @@ class Completer:
         patience = Patience("the completer")
         while True:
             try:
-                async with link(self._source, self._schema, pooled=self._pooled) as session:
+                async with link(
+                    self._source, self._schema, pooled=self._pooled, answer=patience.answer
+                ) as session:
                     await self._write_over(session, patience)
             except Exception as error:
                 await patience.wait_after(error)

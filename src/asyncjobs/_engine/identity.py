@@ -1,6 +1,13 @@
-"""Who this runner is to the database: its incarnation, which the keeper gives it and every claim is made under."""
+"""Who this runner is to the database: its incarnation, which the keeper gives it and every claim is made under.
+
+The keeper lives in a thread of its own. What it *loses* is seen by the engine at once, in the middle of anything; what comes
+next is *assumed* on the engine's own loop, after everything the keeper has told before. A loss in between wins.
+"""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Callable
 
 import anyio
 
@@ -11,28 +18,47 @@ class Identity:
     def __init__(self) -> None:
         self.current: int | None = None
         self.latest: int | None = None  #: outlives the loss: whose claims there still are
+        self.losses = 0  #: rises with each loss
+        self.on_doubt: Callable[[], None] = lambda: (
+            None
+        )  #: asks the keeper for a new incarnation, from any thread
         self._known = anyio.Event()
-        self.doubted = anyio.Event()  #: the keeper is asked for a new incarnation
+        self._one_at_a_time = threading.Lock()
 
     async def known(self) -> int:
-        """The incarnation, once there is one."""
-        while self.current is None:
+        """The incarnation, once there is one. On the engine's loop, as everything but losing and doubting."""
+        while (incarnation := self.current) is None:
             await self._known.wait()
-        return self.current
+        return incarnation
 
-    def assume(self, incarnation: int) -> None:
-        """From now on this runner is *incarnation*."""
-        self.current = self.latest = incarnation
-        self.doubted = anyio.Event()
+    def assume(self, incarnation: int, losses: int | None = None) -> None:
+        """From now on this runner is *incarnation*, unless it was lost again since there had been *losses*."""
+        with self._one_at_a_time:
+            self.latest = incarnation
+            if losses not in (None, self.losses):
+                return
+            self.current = incarnation
         self._known.set()
+        self._known = anyio.Event()
+
+    def hold(self, incarnation: int, enter: Callable[[], None]) -> bool:
+        """*enter* claims made under *incarnation* among those this runner answers for, if it is that one still.
+
+        Nobody can lose it in between: what is not entered by the time it is lost, is never entered under it.
+        """
+        with self._one_at_a_time:
+            if self.current != incarnation:
+                return False
+            enter()
+        return True
 
     def doubt(self) -> None:
         """A claim's reply was lost with its connection: nothing more may be claimed under this incarnation."""
         self.lose()
-        self.doubted.set()
+        self.on_doubt()
 
     def lose(self) -> None:
         """The server, and with it the proof of life, is gone."""
-        if self.current is not None:
+        with self._one_at_a_time:
             self.current = None
-            self._known = anyio.Event()
+            self.losses += 1

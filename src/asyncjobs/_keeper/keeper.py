@@ -7,8 +7,8 @@ import os
 import platform
 import secrets
 import socket
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ import orjson
 
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience, keep_open, link
-from asyncjobs._keeper.post import Post
+from asyncjobs._keeper.post import Crossing, hint
+from asyncjobs._keeper.reconcile import Reconciler, Verdict
 from asyncjobs._keeper.sweep import Sweep
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.chores import rescue_jobs
@@ -49,14 +50,13 @@ class _Name(NamedTuple):
 
 
 class Keeper:
-    """Keeps this runner's place among the runners."""
+    """Keeps this runner's place among the runners. Everything here happens on the keeper's own loop."""
 
     def __init__(
         self,
         source: Source,
         schema: str,
         identity: Identity,
-        post: Post,
         vigilance: Vigilance,
         *,
         listens: bool,
@@ -64,34 +64,50 @@ class Keeper:
         self._source = source
         self._schema = schema
         self._identity = identity
-        self._post = post
         self._vigilance = vigilance
         self._listens = listens
         self._incarnation: int | None = None
         self._names: list[_Name] = []  #: under which there may still be jobs; the latest is the last
+        self._reconciler = Reconciler(vigilance)
         self._session: Session | None = None
-        self._leaving = anyio.Event()
-        self._left = anyio.Event()
+        self._believed_until = float("inf")  #: by those who go by the lease, on the monotonic clock
+
+    def begin(self, post: Crossing) -> None:
+        """Before `run`, on its loop: whom to tell."""
+        self._post = post
+        self._doubted, self._leaving, self._left = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def run(self) -> None:
-        """Keep, for ever: whatever breaks is made anew."""
+        """Keep, until told to leave: whatever breaks is made anew."""
+        async with anyio.create_task_group() as tasks:
+            if not self._listens:
+                tasks.start_soon(self._fence)
+            await self._keep_on()
+            tasks.cancel_scope.cancel()
+
+    async def _keep_on(self) -> None:
         patience = Patience("the keeper")
         while True:
             try:
                 async with link(self._source, self._schema, pooled=not self._listens) as session:
-                    with anyio.fail_after(self._vigilance.answer):
-                        await check_schema_version(session)
-                    patience.succeeded()
-                    await self._keep(session)
+                    try:
+                        with anyio.fail_after(self._vigilance.answer):
+                            await check_schema_version(session)
+                        patience.succeeded()
+                        await self._keep(session)
+                    finally:
+                        self._is_gone()
             except Exception as error:
                 await patience.wait_after(error)
             else:
                 self._left.set()
                 return
-            finally:
-                self._identity.lose()
-                self._session = None
-                self._post.deaf(is_deaf=True)
+
+    def _is_gone(self) -> None:
+        """The session is about to be, and with it the lock."""
+        self._identity.lose()
+        self._session = None
+        self._post.deaf(is_deaf=True)
 
     async def _keep(self, session: Session) -> None:
         gone = anyio.Event()
@@ -106,7 +122,7 @@ class Keeper:
         renewed_at = anyio.current_time()
         while True:
             with anyio.move_on_after(self._vigilance.look_every):
-                await self._first_of(gone, self._identity.doubted, self._leaving)
+                await self._first_of(gone, self._doubted, self._leaving)
             if gone.is_set():
                 raise DatabaseUnavailable("the server closed the keeper's connection")
             with anyio.fail_after(self._vigilance.answer):
@@ -114,17 +130,48 @@ class Keeper:
                     assert self._incarnation is not None
                     await forget_runner(session, self._incarnation)
                     return
-                if self._identity.doubted.is_set():
+                if self._doubted.is_set():
                     await self._succeed(session)
                 assert self._incarnation is not None
                 if anyio.current_time() - renewed_at >= self._vigilance.renew_every:
                     renewed_at = anyio.current_time()
-                    if not await renew_lease(session, self._incarnation):
-                        logger.warning("this runner was declared dead, and goes on under a new incarnation")
-                        self._identity.doubt()
+                    if not await self._renew(session, self._incarnation):
                         continue
                 await sweep.look(self._incarnation)
                 await self._look_for_requests(session, self._incarnation)
+                await self._reconcile(session, self._incarnation)
+
+    async def _renew(self, session: Session, incarnation: int) -> bool:
+        believed_until = time.monotonic() + self._vigilance.fence_after  # from before it is said
+        if await renew_lease(session, incarnation):
+            self._believed_until = believed_until
+            return True
+        logger.warning("this runner was declared dead, and goes on under a new incarnation")
+        self._doubt()
+        return False
+
+    async def _fence(self) -> None:
+        """Without a lock, stop what runs before others may take this runner for dead, should it be cut off from Postgres.
+
+        With a lock there is nothing to do: while the server believes in the session nobody takes its jobs, and when it does
+        not any more, the jobs may begin elsewhere while they end here; of the two, only the later claim may write. Those
+        jobs go on because an outage of the server looks the same from here, and must cost nobody an attempt.
+        """
+        while True:
+            await anyio.sleep(
+                min(self._vigilance.look_every, max(0.0, self._believed_until - time.monotonic()))
+            )
+            if time.monotonic() >= self._believed_until:
+                logger.warning(
+                    "cut off from Postgres for so long that others may take over: what runs here is stopped"
+                )
+                self._believed_until = float("inf")
+                self._doubt()
+                self._post.cut_off()
+
+    def _doubt(self) -> None:
+        self._identity.lose()
+        self._doubted.set()
 
     async def _first_of(self, *events: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
@@ -146,17 +193,20 @@ class Keeper:
             QUEUES: lambda _: self._post.queues_changed(),
         }
         for name, tell in hear.items():
-            await connection.add_listener(channel(self._schema, name), _hint(tell))
+            await connection.add_listener(channel(self._schema, name), hint(tell))
 
     async def _succeed(self, session: Session) -> None:
         """Become a new incarnation, and bring over what this process still runs.
 
         The old one's claims that are not brought over were never known here (a reply was lost) or are gone with the
-        server: the first go back unburnt, the jobs of the second are stopped.
+        server: the first go back unburnt, the jobs of the second are stopped. From the loss of the old one until the new one
+        is assumed, no claim is entered among those held.
         """
+        self._identity.lose()
         former = list(self._names)  # more than one where the connection broke in the middle of this
+        believed_until = time.monotonic() + self._vigilance.fence_after
         new = await self._register(session)
-        held = self._post.held() if former else []
+        held = await self._post.held() if former else []
         adopted: set[int] = set()
         for name in former:
             adopted |= await adopt_jobs(session, name.incarnation, new, held)
@@ -165,15 +215,20 @@ class Keeper:
             logger.warning("jobs %s did not survive the server and are stopped", [claim.id for claim in lost])
             self._post.lost(lost)
         for name in former:
-            await rescue_jobs(
-                session, name.incarnation, blame=False, max_crashes=self._vigilance.max_crashes, error="{}"
-            )
+            await self._give_back(session, name.incarnation)
             if self._listens and name.session is session:
                 await release_lock(session, name.lock_key)
             self._names.remove(name)
+            self._reconciler.succeeded(name.incarnation)
         self._incarnation = new
-        self._identity.assume(new)
+        self._believed_until = believed_until
+        self._doubted = anyio.Event()
+        self._post.assume(new, self._identity.losses)
         self._post.ready("")  # what was said while nobody heard, and what was not brought over
+
+    async def _give_back(self, session: Session, former: int) -> None:
+        """Let go of everything a former incarnation still holds: its process lives, so nothing is to blame."""
+        await rescue_jobs(session, former, blame=False, max_crashes=self._vigilance.max_crashes, error="{}")
 
     async def _register(self, session: Session) -> int:
         """Enter a new incarnation, whose number was never given out before: random, because a sequence may go back."""
@@ -198,30 +253,37 @@ class Keeper:
 
     async def _look_for_requests(self, session: Session, incarnation: int) -> None:
         """What notifications may have missed: jobs to be cancelled."""
-        claims = self._post.held()
+        claims = self._post.held_about()
         if not claims:
             return
         for job_id, cancel_requested in (await find_held(session, incarnation, claims)).items():
             if cancel_requested:
                 self._post.cancel(job_id)
 
+    async def _reconcile(self, session: Session, incarnation: int) -> None:
+        """Find jobs that came to this runner in a reply it never heard. A new incarnation leaves them behind, unburnt."""
+        verdict, left_behind = await self._reconciler.compare(session, incarnation, self._post)
+        for former in left_behind:
+            await self._give_back(session, former)
+        if verdict is Verdict.UNANSWERED:
+            self._post.unanswered()
+        if verdict is not Verdict.AGREED:
+            logger.warning("jobs were claimed whose reply was lost; they go back unburnt")
+            self._doubt()
+
+    # From the runner's side, on this loop.
+
+    def doubt(self) -> None:
+        """The runner asks for a new incarnation."""
+        self._doubted.set()
+
     async def leave(self) -> None:
         """Leave the list of runners, if this one holds nothing any more, and end."""
         self._leaving.set()
         await self._left.wait()
 
-    def outlive(self) -> Callable[[], None]:
+    async def outlive(self) -> Callable[[], None]:
         """Hold the lock until what is returned is called, or the process ends: a thread runs a job that nobody else may
         run meanwhile. Once for each such thread.
         """
         return keep_open(self._session) if self._session is not None else lambda: None
-
-
-def _hint(tell: Callable[[str], None]) -> Callable[[Any, int, str, object], None]:
-    """A payload is a hint: one that is not ours is ignored, and a listener that raised would be deaf from then on."""
-
-    def heard(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
-        with suppress(ValueError):
-            tell(str(payload))
-
-    return heard

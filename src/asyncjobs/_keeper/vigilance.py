@@ -7,13 +7,38 @@ import attrs
 
 @attrs.frozen
 class Vigilance:
-    """The times of the protocol, in seconds."""
+    """The times of the protocol, in seconds. All that hold between processes are told to the others in the tables.
 
-    look_every: float = 1.0  #: between looks for the dead, and for requests that no notification brought
-    lease: float = 20.0  #: how long a runner that holds no lock is believed alive
+    A runner that holds a lock and dies is missed within two looks. One whose host is gone holds its lock until Postgres has
+    waited for its answer (some 6 s: `prepare_session.sql`). One that holds no lock is missed when its lease is over.
+    """
+
+    #: Between looks for the dead, and for requests that no notification brought. A free lock is believed at the second
+    #: look, so a killed process' jobs start after one to two of these. A look is one statement that reads a short table
+    #: and tries each peer's lock.
+    look_every: float = 0.5
+
+    #: How long a runner that holds no lock is believed alive: four renewals, so that three may go astray.
+    lease: float = 20.0
     renew_every: float = 5.0
-    settle: float = (
-        10.0  #: after connecting, a free lock or an old lease proves nothing: the server may have been away
-    )
-    answer: float = 5.0  #: a statement that takes longer means a dead network
+
+    #: After connecting, a free lock or an old lease proves nothing: a restarted server has freed every lock at once, and a
+    #: long absence has let every lease run out. Twice the longest pause between two tries to connect again, and more.
+    settle: float = 10.0
+
+    #: A statement of the keeper's that takes longer means a dead network: all of them take milliseconds.
+    answer: float = 5.0
+
+    #: Between comparisons of what the database says this runner holds with what it knows of. A claim whose reply was lost
+    #: is found by the second. Where they take long, because very many jobs wait, they are made less often.
+    reconcile_every: float = 1.5
+
     max_crashes: int = 3  #: runners a job may take down before it is failed
+    alone: float = 30.0  #: how long a job that may have taken one down has its next runner to itself
+
+    @property
+    def fence_after(self) -> float:
+        """Without a lock, how long after its last renewal a runner stops what it runs: what is left of the lease is for
+        cleaning up.
+        """
+        return self.lease * 0.75

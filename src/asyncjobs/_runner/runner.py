@@ -32,6 +32,8 @@ from asyncjobs._guard.blocked import Blocked
 from asyncjobs._guard.guard import Guard
 from asyncjobs._guard.watch import KEPT, Ward, Watch
 from asyncjobs._keeper.keeper import Keeper
+from asyncjobs._keeper.post import Account
+from asyncjobs._keeper.thread import KeeperThread
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.outcome import Finished, Outcome, Returned
@@ -91,9 +93,8 @@ class Runner:
             release=self._release,
         )
         self._completer = Completer(source, schema, self._identity, self._settled, pooled=pooled)
-        self._keeper = Keeper(
-            source, schema, self._identity, self, settings.vigilance, listens=settings.listens
-        )
+        keeper = Keeper(source, schema, self._identity, settings.vigilance, listens=settings.listens)
+        self._keeper = KeeperThread(keeper, self._identity, self)
         self._janitor = Janitor(source, schema, settings.retention)
         self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
         gives_way = settings.guard is not None and not settings.alone
@@ -268,12 +269,15 @@ class Runner:
         self._claimer.look_again()
 
     def held(self) -> Sequence[Claim]:
+        return [Claim(job_id, token) for job_id, token in list(self._held.items())]
+
+    def account(self) -> Account:
         running, unwritten = self._attempts.keys(), self._completer.ids()
         prefetched = {job.id for pool in self._pools for job in pool.prefetched}
         # A fault of ours between claim and begin leaves a job that nobody here answers for: not held, it goes back.
         for job_id in self._held.keys() - running - unwritten - prefetched:
             del self._held[job_id]
-        return [Claim(job_id, token) for job_id, token in self._held.items()]
+        return Account(dict(self._held), self._claimer.sent, self._claimer.answered)
 
     def lost(self, claims: Sequence[Claim]) -> None:
         gone = {claim.id for claim in claims}
@@ -284,6 +288,25 @@ class Runner:
             attempt = self._attempts.get(claim.id)
             if attempt is not None and attempt.job.token == claim.token:
                 attempt.stop("lost")
+
+    def cut_off(self) -> None:
+        stopped = set()
+        for pool in self._pools:
+            for job in pool.give_up():
+                self._settled(job)
+        for attempt in list(self._attempts.values()):
+            if attempt.thread is None:  # a thread cannot be stopped; what it comes to is written if nobody took its job
+                stopped.add(attempt.job.id)
+                self._settled(attempt.job)
+                attempt.stop("lost")
+        if stopped:
+            logger.warning("jobs %s are stopped here, and run again", sorted(stopped))
+
+    def unanswered(self) -> None:
+        self._claimer.unanswered()
+
+    def assume(self, incarnation: int, losses: int) -> None:
+        self._identity.assume(incarnation, losses)
 
     def deaf(self, *, is_deaf: bool) -> None:
         self._deaf = is_deaf
@@ -352,7 +375,11 @@ class Runner:
             )
         for attempt in list(self._attempts.values()):
             if attempt.thread is not None:
-                attempt.thread.when_over(self._keeper.outlive())
+                let_go = await self._keeper.outlive()
+                if attempt.thread is not None:
+                    attempt.thread.when_over(let_go)
+                else:  # it ended meanwhile
+                    let_go()
             attempt.abandon()
         if not self._attempts and self.is_connected:
             with anyio.move_on_after(eighth * 0.3):

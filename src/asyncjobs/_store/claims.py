@@ -131,6 +131,14 @@ async def find_held(session: Session, incarnation: int, claims: Iterable[Claim])
     return {row[0]: row[1] for row in await session.fetch("find_held", ids, tokens, incarnation)}
 
 
+async def find_claims(session: Session, incarnations: Sequence[int]) -> dict[int, frozenset[Claim]]:
+    """Every claim of *incarnations*, by which of them holds it."""
+    found: dict[int, set[Claim]] = {}
+    for runner, job_id, token in await session.fetch("find_claims", incarnations):
+        found.setdefault(runner, set()).add(Claim(job_id, token))
+    return {runner: frozenset(claims) for runner, claims in found.items()}
+
+
 async def adopt_jobs(session: Session, old: int, new: int, claims: Iterable[Claim]) -> set[int]:
     """Take the claims of *old* over into *new*; the ids that were still there to take."""
     ids, tokens = _split(claims)
