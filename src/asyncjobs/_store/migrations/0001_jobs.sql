@@ -98,6 +98,13 @@ create function asyncjobs.remember(errors jsonb, error jsonb) returns jsonb lang
   end
 $$;
 
+-- Notify, unless the server's queue of notifications is half full, because some listener does not read: when it is full,
+-- every transaction that notifies fails at its commit, the application's too. Whoever would have been told finds out by
+-- looking. An expression, to be inlined.
+create function asyncjobs.notify(channel text, payload text) returns text language sql volatile as $$
+  select case when pg_notification_queue_usage() < 0.5 then pg_notify(channel, payload)::text end
+$$;
+
 -- Wake an idle runner, and only then: NOTIFY holds a database-wide lock until its transaction has committed, so sending
 -- it always would serialise all enqueuing. An idle runner holds a shared advisory lock on its queue (or on '' for every
 -- queue); the exclusive lock is refused exactly then. Taken and released within one call, so it is safe behind a pooler.
@@ -106,10 +113,10 @@ $$;
 create function asyncjobs.wake(queue text) returns text language sql volatile as $$
   select case
     when not pg_try_advisory_lock(1634364777, hashtext('asyncjobs:' || queue))
-      then pg_notify('asyncjobs:ready', queue)::text
+      then asyncjobs.notify('asyncjobs:ready', queue)
     when not (pg_advisory_unlock(1634364777, hashtext('asyncjobs:' || queue))
               and pg_try_advisory_lock(1634364777, hashtext('asyncjobs:')))
-      then pg_notify('asyncjobs:ready', queue)::text
+      then asyncjobs.notify('asyncjobs:ready', queue)
     when pg_advisory_unlock(1634364777, hashtext('asyncjobs:')) then null
   end
 $$;

@@ -58,4 +58,4 @@ select (select count(*) from back) as rescued,
        (select count(*) from gone where final = 12) as cancelled,
        exists (select from forgotten) as forgotten,
        (select count(asyncjobs.wake(queue)) from (select distinct queue from back) queues) as woken,
-       (select count(pg_notify('asyncjobs:finished', id::text)) from gone where awaited) as told
+       (select count(asyncjobs.notify('asyncjobs:finished', id::text)) from gone where awaited) as told

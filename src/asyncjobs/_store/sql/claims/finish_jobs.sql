@@ -25,4 +25,4 @@ with given as materialized (
          ($6::text[])[nth]::jsonb, ($7::text[])[nth]
     from finished
 )
-select id, case when awaited then pg_notify('asyncjobs:finished', id::text)::text end from finished
+select id, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end from finished

@@ -40,4 +40,4 @@ with held as materialized (
 select returned.id, null::text as told
   from returned, (select count(asyncjobs.wake(queue)) from (select distinct queue from returned) queues) woken
 union all
-select id, case when awaited then pg_notify('asyncjobs:finished', id::text)::text end from cancelled
+select id, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end from cancelled

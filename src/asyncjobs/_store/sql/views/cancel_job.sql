@@ -21,6 +21,6 @@ with target as materialized (
    where id in (select id from target where runner is not null)
   returning id
 )
-select 'cancelled' as answer, case when awaited then pg_notify('asyncjobs:finished', id::text)::text end from gone
+select 'cancelled' as answer, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end from gone
 union all
-select 'requested', pg_notify('asyncjobs:cancel', id::text)::text from asked
+select 'requested', asyncjobs.notify('asyncjobs:cancel', id::text) from asked

@@ -5,4 +5,4 @@ with paused as (
   on conflict (name) do update set paused_at = coalesce(queues.paused_at, now())
   returning name
 )
-select pg_notify('asyncjobs:queues', name)::text from paused
+select asyncjobs.notify('asyncjobs:queues', name) from paused

@@ -3,4 +3,4 @@
 with resumed as (
   update asyncjobs.queues set paused_at = null where name = $1::text returning name
 )
-select pg_notify('asyncjobs:queues', name)::text from resumed
+select asyncjobs.notify('asyncjobs:queues', name) from resumed

@@ -1,0 +1,82 @@
+"""The server's queue of notifications is full, because somebody listens and does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+
+from asyncjobs import Jobs, job
+from asyncjobs.embedded import TEST_SETTINGS, Embedded
+from tests.waiting import eventually_async
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Embedded]:
+    """Its queue has 64 pages: the fewest there may be."""
+    server = Embedded(settings={**TEST_SETTINGS, "max_notify_queue_pages": "64"}, keep=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def stuffed(server: Embedded) -> AsyncIterator[str]:
+    """The DSN of a migrated database, on a server whose queue of notifications is full."""
+    admin = await asyncpg.connect(server.dsn())
+    await admin.execute("create database stuffed")
+    dsn = server.dsn("stuffed")
+    await Jobs(dsn).migrate()
+    listener = await asyncpg.connect(dsn)
+    await listener.execute("listen elsewhere")
+    await listener.execute("begin; select 1")  # what arrives waits for the end of this transaction
+    talker = await asyncpg.connect(dsn)
+    with pytest.raises(asyncpg.PostgresError, match="too many notifications"):
+        for number in range(10_000):
+            await talker.execute(f"select pg_notify('elsewhere', '{number}' || repeat('x', 7000))")
+    assert await talker.fetchval("select pg_notification_queue_usage()") > 0.9
+    yield dsn
+    await listener.close()
+    await talker.close()
+    await admin.execute("drop database stuffed with (force)")
+    await admin.close()
+
+
+@job(kind="test_notifications:echo")
+async def echo(word: str) -> str:
+    return word
+
+
+@job(kind="test_notifications:hold")
+async def hold() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.failure_mode("F62")
+async def test_a_full_queue_fails_no_commit(stuffed: str) -> None:
+    """Enqueuing beside an idle runner, finishing what is awaited, cancelling, pausing: all of it goes on, found by looking."""
+    async with Jobs(stuffed, slots=2).running() as jobs:
+        await jobs.work_off()  # now it is idle, and would be notified
+        application = await asyncpg.connect(stuffed)
+        async with application.transaction():
+            handle = await echo.set(on=application).later("in a transaction of the application")
+        assert await handle.result(timeout=20) == "in a transaction of the application"
+        held = await hold.set(on=application).later()
+
+        async def runs() -> bool:
+            return await held.status() == "running"
+
+        await eventually_async(runs)
+        assert await held.cancel() == "requested"
+
+        async def cancelled() -> bool:
+            return await held.status() == "cancelled"
+
+        await eventually_async(cancelled)
+        await jobs.pause("default")
+        await jobs.resume("default")
+        await application.close()
