@@ -343,7 +343,6 @@ def _endings(run: Reading) -> Iterator[str]:
     told = {fault.pid: fault for fault in run.faults if fault.kind in ("end", "kill")}
     poisoned = {event.pid for event in run.of("process", "poisoned")}
     up = {event.pid for event in run.of("process", "up")}
-    frozen = {fault.pid for fault in run.faults if fault.kind in ("freeze", "swallow")}
     for event in run.of("process", "gone"):
         pid, code = event.detail["of"], event.detail["code"]
         fault = told.get(pid)
@@ -353,7 +352,7 @@ def _endings(run: Reading) -> Iterator[str]:
             yield f"process {pid} ended by itself, with {code}"
         elif code != 0 and (code != -15 or pid in up):
             yield f"process {pid} was told to end, and ended with {code}"
-        elif event.mono - fault.since > run.times.shutdown + AFTERMATH and pid not in frozen:
+        elif event.mono - fault.since > run.times.shutdown + AFTERMATH:
             yield f"process {pid} took {event.mono - fault.since:.1f} s to end"
 
 
