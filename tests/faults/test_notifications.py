@@ -1,4 +1,4 @@
-"""The server's queue of notifications is full, because somebody listens and does not read."""
+"""Where nobody may be notified: the server's queue of notifications is full, or the transaction is to be prepared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(scope="module")
 def server() -> Iterator[Embedded]:
     """Its queue has 64 pages: the fewest there may be."""
-    server = Embedded(settings={**TEST_SETTINGS, "max_notify_queue_pages": "64"}, keep=False)
+    server = Embedded(
+        settings={**TEST_SETTINGS, "max_notify_queue_pages": "64", "max_prepared_transactions": "5"},
+        keep=False,
+    )
     server.start()
     yield server
     server.stop()
@@ -80,3 +83,28 @@ async def test_a_full_queue_fails_no_commit(stuffed: str) -> None:
         await jobs.pause("default")
         await jobs.resume("default")
         await application.close()
+
+
+@pytest.mark.failure_mode("F64")
+async def test_jobs_of_a_two_phase_commit(server: Embedded) -> None:
+    """A transaction that notified cannot be prepared. A session that says so notifies nobody: its jobs are found by looking."""
+    admin = await asyncpg.connect(server.dsn())
+    await admin.execute("create database prepared")
+    dsn = server.dsn("prepared")
+    await Jobs(dsn).migrate()
+    async with Jobs(dsn).running() as jobs:
+        await jobs.work_off()  # now it is idle, and would be notified
+        application = await asyncpg.connect(dsn)
+        await application.execute("begin")
+        await echo.set(on=application).later("loud")
+        with pytest.raises(asyncpg.PostgresError, match="NOTIFY"):
+            await application.execute("prepare transaction 'loud'")
+        await application.execute("begin; set local asyncjobs_session.notify = off")
+        handle = await echo.set(on=application).later("in two phases")
+        await application.execute("prepare transaction 'quiet'")
+        assert await jobs.get_job(handle.id) is None
+        await application.execute("commit prepared 'quiet'")
+        assert await handle.result(timeout=20) == "in two phases"
+        await application.close()
+    await admin.execute("drop database prepared with (force)")
+    await admin.close()

@@ -99,10 +99,13 @@ create function asyncjobs.remember(errors jsonb, error jsonb) returns jsonb lang
 $$;
 
 -- Notify, unless the server's queue of notifications is half full, because some listener does not read: when it is full,
--- every transaction that notifies fails at its commit, the application's too. Whoever would have been told finds out by
--- looking. An expression, to be inlined.
+-- every transaction that notifies fails at its commit, the application's too. Nor where the session says that it must not,
+-- as before PREPARE TRANSACTION. Whoever would have been told finds out by looking. An expression, to be inlined.
 create function asyncjobs.notify(channel text, payload text) returns text language sql volatile as $$
-  select case when pg_notification_queue_usage() < 0.5 then pg_notify(channel, payload)::text end
+  select case
+    when current_setting('asyncjobs_session.notify', true) = 'off' or pg_notification_queue_usage() >= 0.5 then null
+    else pg_notify(channel, payload)::text
+  end
 $$;
 
 -- Wake an idle runner, and only then: NOTIFY holds a database-wide lock until its transaction has committed, so sending
