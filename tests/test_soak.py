@@ -76,7 +76,9 @@ class Story:
             "attempt": 0, "crashes": 0, "cancel": False,
         }  # fmt: skip
         row = blank if before is None else {name: getattr(before, name) for name in blank}
-        was: dict[str, Any] = dict.fromkeys(("was_state", "was_runner", "was_token", "was_attempt", "was_cancel"))
+        was: dict[str, Any] = dict.fromkeys(
+            ("was_state", "was_runner", "was_token", "was_attempt", "was_cancel")
+        )
         if before is not None and now.get("state", 0) < 10:
             was = {name: row[name.removeprefix("was_")] for name in was}
         number = len(self.trail) + 1
