@@ -28,7 +28,7 @@ async def drain(dsn: str, jobs: int, slots: int) -> float:
     watcher = await asyncpg.connect(dsn)
     await watcher.execute("vacuum analyze asyncjobs.live_jobs")
     await watcher.execute("checkpoint")
-    async with Jobs(dsn, slots=slots).running() as running:
+    async with Jobs(dsn, slots=slots).running(standalone=True) as running:
         while not ran:
             await asyncio.sleep(0)
         started = ran[0][1]

@@ -103,14 +103,21 @@ class Jobs(Enqueuer):
 
     @asynccontextmanager
     async def running(
-        self, *, queues: Mapping[str, int | None] | None = None, slots: int | None = None
+        self,
+        *,
+        queues: Mapping[str, int | None] | None = None,
+        slots: int | None = None,
+        standalone: bool = False,
     ) -> AsyncIterator[Jobs]:
         """Enqueue and run jobs. Postgres may be down: they run as soon as it is back.
 
-        *queues* and *slots* stand in, this once, for those the Jobs was made with. Raises SchemaMissing, SchemaTooOld or
+        *queues* and *slots* stand in, this once, for those the Jobs was made with. *standalone*: this process serves no
+        requests, so that jobs give way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing, SchemaTooOld or
         SchemaTooNew, and InvalidOption for a dependency nobody provides.
         """
         settings = self._settings_for(queues, slots)
+        if standalone:
+            settings = attrs.evolve(settings, standalone=True, kinds=registry.known_kinds)
         self._check_provided()
         async with self._open():
             await self._check_schema()

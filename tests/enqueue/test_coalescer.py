@@ -193,7 +193,7 @@ class Ears:
     def __init__(self) -> None:
         self.heard: list[Lane] = []
 
-    def is_hungry(self, queue: str) -> bool:  # noqa: ARG002
+    def is_hungry(self, lane: Lane) -> bool:  # noqa: ARG002
         return True
 
     def wake(self, lanes: Sequence[Lane]) -> None:

@@ -50,6 +50,10 @@ class Definition(Generic[P, T, R]):
             register(self)
         elif "kind" in options:
             raise InvalidDefinition(f"{self.home} is a method: its kind is its class', say kind= there")
+        elif "placement" in options:
+            raise InvalidDefinition(
+                f"{self.home} is a method: its class says where its jobs run, say placement= there"
+            )
         elif self.name.startswith("_"):
             raise InvalidDefinition(
                 f"{self.home} is private, but a job names it from outside; give it a public name"

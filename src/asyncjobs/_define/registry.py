@@ -33,6 +33,7 @@ class Kind(Protocol):
 
 
 _kinds: dict[str, Kind] = {}
+_standalone: set[str] = set()  #: those that are kept out of processes that serve requests
 
 
 def register(definition: Kind) -> None:
@@ -47,6 +48,10 @@ def register(definition: Kind) -> None:
             f"kind {definition.kind!r} is defined twice, as {known.home} and as {definition.home}; name one of them otherwise"
         )
     _kinds[definition.kind] = definition
+    if definition.options_of(None).get("placement") == "standalone":
+        _standalone.add(definition.kind)
+    else:
+        _standalone.discard(definition.kind)
 
 
 def find(kind: str) -> Kind:
@@ -75,6 +80,16 @@ def find_by_ending(ending: str) -> Kind:
 def known_kinds() -> frozenset[str]:
     """Every kind this process can run."""
     return frozenset(_kinds)
+
+
+def is_standalone(kind: str) -> bool:
+    """Whether *kind* is kept out of processes that serve requests."""
+    return kind in _standalone
+
+
+def kinds_for_anywhere() -> frozenset[str]:
+    """Every kind this process can run beside requests."""
+    return frozenset(_kinds.keys() - _standalone)
 
 
 def definitions() -> Iterator[Kind]:

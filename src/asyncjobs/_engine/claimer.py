@@ -22,6 +22,7 @@ from contextlib import contextmanager
 
 import attrs
 
+from asyncjobs._define.registry import is_standalone
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.lanes import Lanes
 from asyncjobs._engine.link import Patience, link
@@ -349,11 +350,10 @@ class Claimer:
         for lane in served:
             if lane.kind not in known and lane.kind not in self._unknown:
                 self._unknown.add(lane.kind)
-                logger.warning(
-                    "jobs of kind %r wait in queue %r: this process does not define it and leaves them to one that does",
-                    lane.kind,
-                    lane.queue,
-                )
+                log, why = logger.warning, "this process does not define it and leaves them to one that does"
+                if is_standalone(lane.kind):
+                    log, why = logger.info, "its placement leaves them to processes that serve no requests"
+                log("jobs of kind %r wait in queue %r: %s", lane.kind, lane.queue, why)
         mine = [lane for lane in served if lane.kind in known]
         self._lanes.see(mine, now)
         self._lanes.forget_marks()

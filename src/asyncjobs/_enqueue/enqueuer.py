@@ -27,8 +27,8 @@ TRIES = 5  #: how often a question is asked that Postgres answers with a seriali
 class LocalRunner(Protocol):
     """A runner in this process, as the enqueuer sees it."""
 
-    def is_hungry(self, queue: str) -> bool:
-        """It waits for jobs of *queue*, so nobody else need be woken."""
+    def is_hungry(self, lane: Lane) -> bool:
+        """It waits for jobs of *lane*, so nobody else need be woken."""
 
     def wake(self, lanes: Sequence[Lane]) -> None:
         """Jobs were committed to *lanes*."""
@@ -75,7 +75,7 @@ class Enqueuer:
 
     def _serves(self, lanes: Sequence[Lane]) -> bool:
         runner = self.runner
-        return runner is not None and all(runner.is_hungry(lane.queue) for lane in lanes)
+        return runner is not None and all(runner.is_hungry(lane) for lane in lanes)
 
     def _wake(self, lanes: Sequence[Lane]) -> None:
         if self.runner is not None:

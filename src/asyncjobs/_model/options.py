@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from asyncjobs._model.backoff import Backoff, Exponential, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
@@ -31,6 +31,8 @@ class DefinitionOptions(JobOptions, total=False):
     """What may be said where a job is defined."""
 
     kind: str
+    #: the processes that run it: any, or only those that serve no requests
+    placement: Literal["anywhere", "standalone"]
 
 
 DEFAULTS: JobOptions = {
@@ -42,7 +44,9 @@ DEFAULTS: JobOptions = {
 }
 
 JOB_WORDS = frozenset(JobOptions.__annotations__)
-DEFINITION_WORDS = JOB_WORDS | {"kind"}
+DEFINITION_WORDS = JOB_WORDS | {"kind", "placement"}
+
+PLACEMENTS = ("anywhere", "standalone")
 
 MOST_TAGS = 100
 
@@ -115,6 +119,11 @@ def definition_options(given: Mapping[str, Any], where: str) -> DefinitionOption
     check_values(given)
     if "kind" in given:
         check_name(given["kind"], "kind")
+    if "placement" in given and given["placement"] not in PLACEMENTS:
+        raise InvalidOption(
+            f"placement={given['placement']!r:.160} is no place; say 'standalone' to keep a kind out of processes that "
+            "serve requests, or 'anywhere'"
+        )
     return cast("DefinitionOptions", dict(given))
 
 

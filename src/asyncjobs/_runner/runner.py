@@ -16,7 +16,7 @@ import anyio
 import attrs
 
 from asyncjobs._define.codec import Codec
-from asyncjobs._define.registry import known_kinds
+from asyncjobs._define.registry import is_standalone, kinds_for_anywhere
 from asyncjobs._engine.attempt import Attempt, error_json
 from asyncjobs._engine.claimer import Claimer, Rhythm
 from asyncjobs._engine.completer import Completer
@@ -59,9 +59,9 @@ class Settings:
     vigilance: Vigilance = attrs.field(factory=Vigilance)
     rhythm: Rhythm = attrs.field(factory=Rhythm)
     shutdown: float = 8.0  #: seconds to stop in, all in all
-    kinds: Callable[[], frozenset[str]] = known_kinds
+    kinds: Callable[[], frozenset[str]] = kinds_for_anywhere
     guard: Guard | None = attrs.field(factory=Guard)
-    alone: bool = False  #: nobody's requests are served in this process: there is nothing to give way to
+    standalone: bool = False  #: this process serves no requests: there is nothing to give way to
 
 
 class Runner:
@@ -97,7 +97,7 @@ class Runner:
         self._keeper = KeeperThread(keeper, self._identity, self)
         self._janitor = Janitor(source, schema, settings.retention)
         self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
-        gives_way = settings.guard is not None and not settings.alone
+        gives_way = settings.guard is not None and not settings.standalone
         self._turnstile = Turnstile() if gives_way else None
         ward = Ward(
             is_busy=lambda: bool(self._attempts),
@@ -314,8 +314,10 @@ class Runner:
 
     # What the enqueuer of this process asks (LocalRunner).
 
-    def is_hungry(self, queue: str) -> bool:
-        return self._claimer.is_hungry(queue)
+    def is_hungry(self, lane: Lane) -> bool:
+        return (self._settings.standalone or not is_standalone(lane.kind)) and self._claimer.is_hungry(
+            lane.queue
+        )
 
     def wake(self, lanes: Sequence[Lane]) -> None:
         self._claimer.wake(lane for lane in lanes if any(pool.serves(lane.queue) for pool in self._pools))

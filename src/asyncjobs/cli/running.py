@@ -105,7 +105,7 @@ async def _run(
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop.hear, signals)
-            async with jobs.running(queues=queues, slots=slots):
+            async with jobs.running(queues=queues, slots=slots, standalone=True):
                 _say_hello(jobs)
                 with stop.scope:
                     await do()

@@ -1,0 +1,453 @@
+"""Requests come first: jobs give way when the loop lags or the pool is empty, and who blocks the loop is named."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from asyncjobs import Blocked, Guard, InvalidDefinition, InvalidOption, Jobs, Later, current_job, job
+from asyncjobs._engine.throttle import EASE, LEAST, TRICKLE, WINDOW, Throttle
+from asyncjobs._engine.turnstile import MOST, Turnstile
+from asyncjobs._store.source import EngineSource, PoolSource
+from tests.engine.running import runner_of, running
+from tests.waiting import eventually_async
+
+QUICK = Guard(blocked=0.1)
+"""For those who cannot block for long."""
+
+
+# How many slots are open: pure.
+
+
+def fed(throttle: Throttle, late: float, windows: int = 1, *, starved: bool = False) -> float:
+    """Its share after so many windows of one lateness."""
+    for _ in range(windows):
+        if late >= throttle.lag:
+            throttle.sample(late, starved=starved)
+        else:
+            for _ in range(WINDOW):
+                throttle.sample(late, starved=starved)
+    return throttle.share
+
+
+def test_a_quick_loop_leaves_every_slot_open() -> None:
+    """Nothing to give way to."""
+    assert fed(Throttle(0.05), 0.0, 100) == 1.0
+
+
+def test_fewer_slots_are_open_the_longer_the_loop_is_late() -> None:
+    """From a tenth of the lag on, less with every window; never none, while it is below."""
+    throttle = Throttle(0.05)
+    shares = [fed(throttle, 0.02) for _ in range(20)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] < 1.0
+    assert shares[-1] == LEAST
+
+
+def test_at_the_lag_nothing_begins_from_the_first_sample_on() -> None:
+    """A window is not waited for."""
+    throttle = Throttle(0.05)
+    assert throttle.sample(0.05)
+    assert throttle.share == 0.0
+
+
+def test_what_paused_at_one_end_resumes_at_the_other() -> None:
+    """Between the two it stays as it is: neither flutters."""
+    throttle = Throttle(0.05)
+    fed(throttle, 0.06)
+    assert fed(throttle, 0.05 * EASE * 1.5, 3) == 0.0
+    assert fed(throttle, 0.0) > 0.0
+    assert fed(throttle, 0.05 * EASE * 1.5, 3) > 0.0
+    assert fed(throttle, 0.0, 30) == 1.0
+
+
+def test_no_loop_is_so_late_that_jobs_stand_still_for_ever() -> None:
+    """An application that lags by itself keeps lagging: a job gets through now and then."""
+    throttle = Throttle(0.05)
+    shares = [fed(throttle, 1.0) for _ in range(3 * TRICKLE)]
+    assert Counter(shares) == {0.0: 3 * TRICKLE - 3, LEAST: 3}
+
+
+def test_a_pool_without_connections_closes_slots_too() -> None:
+    """Requests wait for the jobs' connections, however quick the loop is."""
+    throttle = Throttle(0.05)
+    assert fed(throttle, 0.0, 20, starved=True) == LEAST
+    assert fed(throttle, 0.0, 30) == 1.0
+
+
+# Many at once.
+
+
+async def test_jobs_that_begin_together_enter_a_few_a_turn() -> None:
+    """In between the loop turns, and serves others."""
+    turnstile = Turnstile()
+    turn, entered = 0, Counter[int]()
+
+    async def begin() -> None:
+        if (ticket := turnstile.enter()) is not None:
+            await ticket
+        entered[turn] += 1
+        time.sleep(0.0005)  # noqa: ASYNC251
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    await asyncio.gather(*(begin() for _ in range(200)))
+    other.cancel()
+    assert sum(entered.values()) == 200
+    assert max(entered.values()) <= 10 < MOST  # half a millisecond each: they are soon let in by twos
+    assert len(entered) > 40
+
+
+async def test_who_waits_for_his_turn_may_be_cancelled() -> None:
+    """The others come in all the same."""
+    turnstile, came = Turnstile(), []
+
+    async def begin(number: int) -> None:
+        if (ticket := turnstile.enter()) is not None:
+            await ticket
+        came.append(number)
+
+    tasks = [asyncio.create_task(begin(number)) for number in range(50)]
+    await asyncio.sleep(0)
+    for task in tasks[20:30]:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert came == [number for number in range(50) if number not in range(20, 30)]
+
+
+# Giving way.
+
+
+@job(kind="test_guard:nothing")
+async def nothing() -> None: ...
+
+
+@job(kind="test_guard:asleep")
+async def asleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def stutter(over: Callable[[], bool]) -> None:
+    """An application that is late all the time."""
+    while not over():
+        time.sleep(0.06)  # noqa: ASYNC251
+        await asyncio.sleep(0)
+
+
+@pytest.mark.failure_mode("F11")
+async def test_jobs_give_way_while_the_loop_lags_and_come_back(dsn: str) -> None:
+    """Fewer and fewer slots are open; when it is quick again, all are."""
+    async with running(dsn, guard=Guard(lag=0.05), slots=20) as jobs:
+        (pool,) = runner_of(jobs)._pools
+        handles = [await asleep.later(0.05) for _ in range(40)]
+        late = asyncio.create_task(stutter(lambda: pool.open == 0))
+        await late
+        assert pool.free == 0
+        for handle in handles:
+            await handle.result(timeout=20)
+
+        async def all_open() -> bool:
+            return pool.open == pool.size
+
+        await eventually_async(all_open)
+
+
+async def test_alone_in_its_process_nothing_gives_way(dsn: str) -> None:
+    """There are no requests."""
+    jobs = Jobs(dsn, guard=Guard(lag=0.001))
+    async with jobs.running(standalone=True):
+        (pool,) = runner_of(jobs)._pools
+        await asleep.later(0.3)
+        laps = iter(range(5))
+        await stutter(lambda: next(laps, None) is None)
+        assert pool.open == pool.size
+        await jobs.work_off()
+
+
+@pytest.mark.failure_mode("F47")
+async def test_a_pool_that_is_empty_is_seen_and_stops_no_job(dsn: str) -> None:
+    """All its connections are with requests: the runner has its own, and what needs none of the pool runs on."""
+    async with asyncpg.create_pool(dsn, min_size=2, max_size=2) as pool:  # noqa: SIM117
+        async with running(None, pool=pool, slots=20) as jobs:  # type: ignore[arg-type]
+            for _ in range(30):
+                await nothing.later()
+            async with pool.acquire(), pool.acquire():
+                assert PoolSource(pool).is_exhausted()
+                runner = runner_of(jobs)
+
+                async def drained() -> bool:
+                    return runner.is_idle
+
+                await eventually_async(drained)
+            assert not PoolSource(pool).is_exhausted()
+
+
+async def test_an_engine_that_is_empty_is_seen(dsn: str) -> None:
+    """With its overflow; one without limits never is."""
+    engine = create_async_engine(
+        dsn.replace("postgresql://", "postgresql+asyncpg://"), pool_size=1, max_overflow=1
+    )
+    source = EngineSource(engine)
+    async with engine.connect():
+        assert not source.is_exhausted()
+        async with engine.connect():
+            assert source.is_exhausted()
+        assert not source.is_exhausted()
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "given", [{"lag": 0}, {"lag": 61}, {"blocked": timedelta(0)}, {"lag": -1}, {"lag": "1"}]
+)
+def test_a_guard_that_makes_no_sense_is_refused(given: dict[str, Any]) -> None:
+    """Where it is made, with what to do."""
+    with pytest.raises(InvalidOption, match="lag|blocked"):
+        Guard(**given)
+    with pytest.raises(InvalidOption, match=r"pass Guard\(lag=…, blocked=…\), or None"):
+        Jobs("postgresql:///x", guard=given)  # type: ignore[arg-type]
+
+
+def test_durations_of_a_guard_are_timedeltas_or_seconds() -> None:
+    """As everywhere."""
+    assert Guard(lag=timedelta(milliseconds=20), blocked=1) == Guard(lag=0.02, blocked=timedelta(seconds=1))
+
+
+# Who blocks.
+
+
+def hold_the_loop(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@job(kind="test_guard:block")
+async def block(how: str) -> None:
+    """Holds the loop, in one way or another."""
+    if how == "itself":
+        hold_the_loop(0.4)
+    elif how == "in a child task":
+        await asyncio.create_task(child())
+    elif how == "in a callback":
+        asyncio.get_running_loop().call_soon(hold_the_loop, 0.4)
+        await asyncio.sleep(0.01)
+
+
+async def child() -> None:
+    hold_the_loop(0.4)
+
+
+async def reported(jobs: Jobs) -> Blocked:
+    async def some() -> list[Blocked]:
+        return [each for each in jobs.blockers() if each.seconds >= 0.35]
+
+    return (await eventually_async(some))[-1]
+
+
+@pytest.mark.failure_mode("F11")
+@pytest.mark.parametrize("how", ["itself", "in a child task", "in a callback"])
+async def test_a_job_that_blocks_the_loop_is_named_with_its_stack(
+    dsn: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, while it does, for the log; and for a health page, how long it was in the end."""
+    async with running(dsn, guard=QUICK) as jobs:
+        handle = await block.later(how)
+        await handle.result(timeout=20)
+        report = await reported(jobs)
+    assert (report.job_id, report.kind) == (handle.id, "test_guard:block")
+    assert "hold_the_loop" in report.stack
+    assert str(report).startswith(f"job {handle.id} (test_guard:block) blocked the event loop for 0.")
+    (warning,) = [each for each in caplog.records if "has blocked" in each.message]
+    assert warning.levelno == logging.WARNING
+    assert f"job {handle.id} (test_guard:block) has blocked the event loop" in warning.message
+    assert "hold_the_loop" in warning.message
+    assert warning.job_id == handle.id  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["in a task", "in a callback"])
+async def test_an_application_that_blocks_itself_is_not_blamed_on_a_job(dsn: str, how: str) -> None:
+    """Though jobs run."""
+    async with running(dsn, guard=QUICK) as jobs:
+        waiting = await asleep.later(0.2)
+        if how == "in a task":
+            await asyncio.create_task(child(), name="request 7")
+        else:
+            asyncio.get_running_loop().call_soon(hold_the_loop, 0.4)
+            await asyncio.sleep(0.01)
+        report = await reported(jobs)
+        await waiting.result(timeout=20)
+    assert report.job_id is None
+    assert report.who.startswith("the application itself")
+    assert ("request 7" in report.who) == (how == "in a task")
+    assert "hold_the_loop" in report.stack
+
+
+@job(kind="test_guard:backtrack")
+async def backtrack(length: int) -> None:
+    """One call into C, which gives the interpreter to nobody meanwhile."""
+    re.match(r"(a+)+$", "a" * length + "b")
+
+
+def length_for(seconds: float) -> int:
+    """How long a text the expression needs so long for, on this machine."""
+    length = 18
+    while True:
+        started = time.perf_counter()
+        re.match(r"(a+)+$", "a" * length + "b")
+        if time.perf_counter() - started > seconds / 2:
+            return length + 1
+        length += 1
+
+
+@pytest.mark.failure_mode("F12")
+async def test_who_holds_the_interpreter_is_named_as_soon_as_it_lets_go(dsn: str) -> None:
+    """Nobody can look before: not a thread either."""
+    length = length_for(0.4)
+    async with running(dsn, guard=QUICK) as jobs:
+        handle = await backtrack.later(length)
+        await handle.result(timeout=20)
+
+        async def some() -> list[Blocked]:
+            return [each for each in jobs.blockers() if each.job_id == handle.id]
+
+        (report,) = await eventually_async(some)
+    assert report.seconds > 0.2
+    assert "backtrack" in report.stack
+
+
+async def test_without_a_guard_nobody_looks(dsn: str) -> None:
+    """No thread, no report."""
+    async with running(dsn, guard=None) as jobs:
+        assert "asyncjobs guard" not in {thread.name for thread in threading.enumerate()}
+        await (await block.later("itself")).result(timeout=20)
+        assert jobs.blockers() == []
+
+
+async def test_the_watch_ends_with_the_runner(dsn: str) -> None:
+    """Its thread, too."""
+    async with running(dsn):
+        (watch,) = [thread for thread in threading.enumerate() if thread.name == "asyncjobs guard"]
+    await anyio.to_thread.run_sync(watch.join, 5)
+    assert not watch.is_alive()
+
+
+# Kept out of the web process.
+
+
+class Train(Later, placement="standalone", queue="heavy"):
+    """Not beside requests."""
+
+    async def call(self) -> str:
+        return str(current_job().id)
+
+
+class Trains(Train):
+    """The same, inherited."""
+
+
+class Ride(Train, placement="anywhere"):
+    """Not the same."""
+
+
+@job(kind="test_guard:digest", placement="standalone", queue="heavy")
+async def digest() -> None: ...
+
+
+async def test_a_kind_may_be_kept_out_of_processes_that_serve_requests(dsn: str) -> None:
+    """It waits there, and runs in one of their own: woken, not found by looking."""
+    async with running(dsn) as web:
+        kept = [await Train().later("call"), await Trains().later("call"), await digest.later()]
+        await (await Ride().later("call")).result(timeout=20)
+        await web.work_off()
+        assert [await each.status() for each in kept] == ["available"] * 3
+    alone = Jobs(dsn)
+    async with alone.running(standalone=True):
+        for each in kept:
+            await alone.handle(each.id).result(timeout=20)
+
+
+async def test_a_process_that_is_kept_out_leaves_the_others_asleep_no_longer(dsn: str) -> None:
+    """Who enqueues in the web process wakes those who may run it: that its own runner is idle means nothing."""
+    async with running(dsn, queues={"heavy": 1}) as web:
+
+        async def is_hungry() -> bool:
+            return web._serves([_lane(Ride)])
+
+        await eventually_async(is_hungry)
+        assert not web._serves([_lane(Train)])
+
+
+def _lane(cls: type[Later]) -> Any:
+    from asyncjobs._model.job import Lane
+
+    return Lane("heavy", cls.__asyncjobs_service__.kind)  # type: ignore[attr-defined]
+
+
+def test_a_place_that_is_none_is_refused_where_it_is_written() -> None:
+    """And where it would mean nothing."""
+    with pytest.raises(InvalidOption, match="placement='web' is no place; say 'standalone'"):
+        job(placement="web")  # type: ignore[call-overload]
+    with pytest.raises(InvalidOption, match="no option 'placement'"):
+        digest.set(placement="anywhere")  # type: ignore[call-arg]
+    with pytest.raises(InvalidDefinition, match="its class says where its jobs run"):
+
+        class Part(Later, kind="test_guard:Part"):
+            @job(placement="standalone")
+            async def call(self) -> None: ...
+
+
+# Threads are no request's.
+
+
+@job(kind="test_guard:hold")
+def hold() -> None:
+    """Blocks its thread until it may go."""
+    _may_go.wait(30)
+
+
+_may_go = threading.Event()
+
+
+@pytest.mark.failure_mode("F19")
+async def test_sync_jobs_take_no_thread_from_sync_routes(dsn: str) -> None:
+    """Forty of them block, as many as the framework has threads, and a sync route answers."""
+    app = FastAPI()
+
+    @app.get("/")
+    def answer() -> str:
+        return "here"
+
+    async with running(dsn, slots=40) as jobs:
+        handles = [await hold.later() for _ in range(40)]
+        try:
+
+            async def all_block() -> bool:
+                return runner_of(jobs).busy == 40
+
+            await eventually_async(all_block)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                with anyio.fail_after(10):
+                    assert (await client.get("/")).json() == "here"
+            assert runner_of(jobs).busy == 40
+        finally:
+            _may_go.set()
+        for handle in handles:
+            await handle.result(timeout=20)
