@@ -6,7 +6,7 @@
 -- so they sort before every real lane. Half of the ready ones look claimed; none is ever due.
 insert into asyncjobs.live_jobs (id, queue, kind, args, scheduled_at, priority, runner, state)
 overriding system value
-select -n, chr(1) || n, chr(1) || n, '{}', timestamptz '2200-01-01' + n * interval '1 s', n % 7,
+select -n, chr(1) || n::text, chr(1) || n::text, '{}', timestamptz '2200-01-01' + n::float8 * interval '1 s', n % 7,
        case when n <= 1000 and n % 2 = 0 then -n end,
        case when n <= 1000 then 0 when n <= 1200 then 1 else 3 end
   from generate_series(1, 1400) n

@@ -5,7 +5,8 @@
 -- What had begun has begun.
 with carried as (
   update asyncjobs.runners new
-     set begun = new.begun || old.begun, begun_tokens = new.begun_tokens || old.begun_tokens
+     set begun = new.begun operator(pg_catalog.||) old.begun,
+         begun_tokens = new.begun_tokens operator(pg_catalog.||) old.begun_tokens
     from asyncjobs.runners old
    where new.incarnation = $4::bigint and old.incarnation = $3::bigint
 )

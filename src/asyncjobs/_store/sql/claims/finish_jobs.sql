@@ -19,7 +19,7 @@ with given as materialized (
          (id, finished_at, created_at, scheduled_at, started_at, runner, token, priority, attempt, max_attempts, crashes,
           state, queue, kind, method, args, meta, tags, options, errors, result, result_error)
   select id, clock_timestamp(), created_at, scheduled_at,
-         clock_timestamp() - ((select micros from given))[nth] * interval '1 us',
+         clock_timestamp() - ((select micros from given))[nth]::float8 * interval '1 us',
          runner, token, priority, attempt, max_attempts, crashes, ((select states from given))[nth],
          queue, kind, method, args, meta, tags, options, asyncjobs.remember(errors, ($8::text[])[nth]::jsonb),
          ($6::text[])[nth]::jsonb, ($7::text[])[nth]

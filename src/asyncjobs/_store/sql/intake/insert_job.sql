@@ -9,6 +9,6 @@ insert into asyncjobs.live_jobs
        (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options)
 values ($1::text, $2::text, $3::text, $4::text::jsonb, $5::smallint, $6::smallint, statement_timestamp(),
         coalesce($8::timestamptz, statement_timestamp() + $7::float8 * interval '1 s', statement_timestamp()),
-        case when $8::timestamptz > statement_timestamp() or $7::float8 > 0 then 1 else 0 end,
+        case when $8::timestamptz > statement_timestamp() or $7::float8 > 0::float8 then 1 else 0 end,
         $9::text[], $10::text::jsonb, $11::text::jsonb)
 returning id, case when $12::boolean then asyncjobs.wake(queue) end

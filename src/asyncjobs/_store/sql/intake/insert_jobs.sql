@@ -9,7 +9,7 @@ with inserted as (
          (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options)
   select new.queue, new.kind, new.method, new.args, new.priority, new.max_attempts, statement_timestamp(),
          coalesce(new.scheduled_at, statement_timestamp() + new.delay * interval '1 s', statement_timestamp()),
-         case when new.scheduled_at > statement_timestamp() or new.delay > 0 then 1 else 0 end,
+         case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1 else 0 end,
          new.tags, new.meta, new.options
     from jsonb_to_recordset($1::text::jsonb)
       as new (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
