@@ -33,6 +33,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from soak.history import Event
 from soak.jobs import DOOMED, POISON, REFUSING, TRANSACTIONAL
 from soak.reading import AFTERMATH, TO_ALL, Attempt, Reading
 from soak.record import Change, Record
@@ -230,8 +231,10 @@ def _passed_by(run: Reading, changes: Sequence[Change], acknowledged: dict[int, 
             ready[change.job] = (change.priority, change.due, change.job), since
             continue
         ready.pop(change.job, None)
-        for claim in claims.pop(change.xid, ()):
+        together = claims.pop(change.xid, ())
+        for claim in together:
             ready.pop(claim.job, None)
+        for claim in together:
             place = claim.priority, claim.due, claim.job
             for job, (earlier, since) in ready.items():
                 if earlier < place and since < claim.at - run.times.passed_by:
@@ -358,15 +361,19 @@ def _endings(run: Reading) -> Iterator[str]:
 
 def _logged(run: Reading) -> Iterator[str]:
     for event in run.of("log"):
-        message, logger = event.detail["message"], event.detail["logger"]
-        ours = logger == "asyncjobs" and event.phase in ("WARNING", "ERROR")
-        if (
-            ours
-            and "fault of asyncjobs" not in message
-            and (event.phase == "WARNING" or EXPECTED_ERRORS.match(message))
-        ):
-            continue
-        yield f"process {event.pid} logged {event.phase} {logger}: {message} {event.detail['error']}".rstrip()
+        if not _is_expected(run, event):
+            message, logger, error = (event.detail[name] for name in ("message", "logger", "error"))
+            yield f"process {event.pid} logged {event.phase} {logger}: {message} {error}".rstrip()
+
+
+def _is_expected(run: Reading, event: Event) -> bool:
+    message = event.detail["message"]
+    if event.detail["logger"] != "asyncjobs" or "fault of asyncjobs" in message:
+        return False
+    if event.phase == "WARNING":
+        return True
+    cancelled = event.detail["error"] == "QueryCanceledError" and run.interrupted(event.mono)
+    return event.phase == "ERROR" and (cancelled or EXPECTED_ERRORS.match(message) is not None)
 
 
 def poisons(run: Reading) -> Iterator[str]:

@@ -207,6 +207,13 @@ class Reading:
             if fault.kind in TO_ALL | {"interrupt", "cut", "swallow", "freeze"}
         )
 
+    def interrupted(self, at: float) -> bool:
+        """Whether somebody cancelled statements of ours just before."""
+        return any(
+            fault.kind == "interrupt" and fault.since <= at <= fault.until + AFTERMATH
+            for fault in self.faults
+        )
+
     @cached_property
     def rescues(self) -> list[Rescue]:
         """Of the jobs that were running in a process when it was killed."""
