@@ -817,3 +817,32 @@ def test_without_a_watcher_the_last_user_still_stops_the_server(home, users):
     embedded.stop()
     assert not home.exists()
     assert servers_of(home) == []
+
+
+@pytest.mark.faults
+@pytest.mark.failure_mode("F118")
+async def test_a_long_recovery_is_waited_for(home):
+    """Longer than `pg_ctl` would wait: whoever starts the server after a crash gets it, with all that was committed."""
+    embedded = Embedded(dir=home)
+    connection = await asyncpg.connect(embedded.start())
+    await connection.execute(
+        "create table much as select n, repeat('x', 1000) from generate_series(1, 200000) n"
+    )
+    os.kill(only(servers_of(home)), signal.SIGKILL)
+    connection.terminate()
+    starting = asyncio.create_task(asyncio.to_thread(embedded.start))
+    recovers = await asyncio.to_thread(eventually, lambda: recovering(home))
+    recovers.suspend()
+    try:
+        done, _ = await asyncio.wait([starting], timeout=12)
+        assert not done
+    finally:
+        recovers.resume()
+    assert await ask(await starting, "select count(*) from much") == 200_000
+    embedded.stop()
+
+
+def recovering(home):
+    """The process that replays what was written before the crash."""
+    found = [each for each in processes_of(home) if "startup" in " ".join(each.cmdline())]
+    return found[0] if found else None
