@@ -35,10 +35,11 @@ def test_every_job_can_become_final() -> None:
 
 
 def test_a_final_state_is_left_only_by_retry() -> None:
-    """What is final stays, unless somebody has it run again."""
-    assert {state: TRANSITIONS[state] for state in FINAL} == dict.fromkeys(
-        FINAL, frozenset({JobState.AVAILABLE})
-    )
+    """What is final stays, unless somebody has it run again; or is done with a job that was kept for that decision."""
+    assert {state: TRANSITIONS[state] for state in FINAL} == {
+        **dict.fromkeys(FINAL, frozenset({JobState.AVAILABLE})),
+        JobState.FAILED: frozenset({JobState.AVAILABLE, JobState.CANCELLED}),
+    }
 
 
 def test_only_what_runs_completes_fails_or_is_skipped() -> None:

@@ -19,9 +19,11 @@ from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, LiveState
 from asyncjobs._store.chores import promote_jobs, rescue_jobs
 from asyncjobs._store.claims import (
+    Caution,
     Claim,
     adopt_jobs,
     begin_jobs,
+    claim_suspect,
     find_finished,
     find_held,
     finish_jobs,
@@ -51,10 +53,15 @@ class Expected:
 
     @property
     def is_final(self) -> bool:
-        return self.state in {state.name.lower() for state in FinalState}
+        return self.state in {"failed for good", *(state.name.lower() for state in FinalState)}
 
     def let_go(self, state: str) -> None:
         self.state, self.runner, self.begun = state, None, False
+        self.suspect_if_it_crashed()
+
+    def suspect_if_it_crashed(self) -> None:
+        if self.state == "ready" and self.crashes:
+            self.state = "suspected"
 
 
 class Lives:
@@ -118,6 +125,21 @@ class Lives:
             job.runner, job.token, job.attempt, job.begun = runner, job.token + 1, job.attempt + 1, begin
             assert (each.token, each.attempt) == (job.token, job.attempt)
             self.claims.append((runner, each))
+
+    async def claim_a_suspect(self) -> None:
+        runner = self.any_runner()
+        self.told_of(runner=runner)
+        got = await claim_suspect(self.session, runner, ["q"], ["k"], Caution(3600.0, MAX_CRASHES))
+        waiting = [id_ for id_, job in self.jobs.items() if job.state == "suspected"]
+        runs = any(job.crashes and job.runner is not None and not job.is_final for job in self.jobs.values())
+        assert (got is not None) == (bool(waiting) and not runs)
+        if got is not None:
+            job = self.jobs[got.job.id]
+            assert (job.state, got.crashes) == ("suspected", job.crashes)
+            job.state, job.runner, job.begun = "ready", runner, True
+            job.token, job.attempt = job.token + 1, job.attempt + 1
+            assert (got.job.token, got.job.attempt) == (job.token, job.attempt)
+            self.claims.append((runner, got.job))
 
     async def begin(self) -> None:
         runner = self.any_runner()
@@ -208,19 +230,22 @@ class Lives:
         )
         held = [job for job in self.jobs.values() if job.runner == runner and not job.is_final]
         killers = 0
+        to_blame = [job for job in held if blame and job.begun]
+        if any(job.crashes for job in to_blame):
+            to_blame = [job for job in to_blame if job.crashes]
         for job in held:
-            if blame and job.begun:
+            if job in to_blame:
                 job.crashes += 1
                 job.errors += 1
             if job.asked_to_stop:
                 job.state = "cancelled"
-            elif blame and job.begun and job.crashes >= MAX_CRASHES:
-                job.state = "failed"
+            elif job in to_blame and job.crashes >= MAX_CRASHES:
+                job.state = "failed for good"
                 killers += 1
             else:
                 job.let_go("ready")
                 job.attempt -= 1
-        waiting = sum(job.state == "ready" for job in held)
+        waiting = sum(job.state in ("ready", "suspected") for job in held)
         assert rescue == (waiting, killers, len(held) - waiting - killers, runner in self.runners)
         self.runners.discard(runner)
         assert not await renew_lease(self.session, runner)
@@ -230,7 +255,10 @@ class Lives:
         self.told_of(job=job_id)
         job = self.jobs[job_id]
         answer = await cancel_job(self.session, job_id)
-        if job.is_final:
+        if job.state == "failed for good":
+            assert answer == "cancelled"
+            job.state = "cancelled"
+        elif job.is_final:
             assert answer is None
         elif job.runner is None:
             assert answer == "cancelled"
@@ -246,8 +274,8 @@ class Lives:
         answer = await retry_job(self.session, job_id)
         if job.is_final:
             assert answer == "q"
-            job.let_go("ready")
             job.attempt = job.crashes = 0
+            job.let_go("ready")
             job.asked_to_stop = False
         elif job.state in ("scheduled", "retryable"):
             assert answer == "q"
@@ -265,6 +293,7 @@ class Lives:
         assert sum(promoted.values()) == len(waiting)
         for job in waiting:
             job.state = "ready"
+            job.suspect_if_it_crashed()
 
     # What is true all the time.
 
@@ -276,6 +305,7 @@ class Lives:
             select id, state, null, token, attempt, crashes, coalesce(jsonb_array_length(errors), 0)
               from asyncjobs.finished_jobs""")
         names = {int(state): state.name.lower() for kind in (LiveState, FinalState) for state in kind}
+        names[14] = "failed for good"
         found = {row["id"]: (names[row["state"]], *row[2:]) for row in rows}
         assert len(found) == len(rows), "a job is live and finished at once"
         assert found == {
@@ -301,6 +331,7 @@ STEPS: dict[Callable[[Lives], Awaitable[None]], int] = {
     Lives.enqueue: 2,
     Lives.start_another_runner: 1,
     Lives.claim: 8,
+    Lives.claim_a_suspect: 4,
     Lives.begin: 4,
     Lives.finish: 6,
     Lives.return_: 6,
@@ -358,7 +389,7 @@ async def claimed_again(session: Session, job: ClaimedJob) -> None:
 async def claimed_by_another(session: Session, job: ClaimedJob) -> None:
     """Rescued, and running elsewhere."""
     await rescued(session, job)
-    assert len(await claim(session, SOMEBODY_ELSE)) == 1
+    assert await claim_suspect(session, SOMEBODY_ELSE, ["q"], ["k"], Caution())
 
 
 async def forgotten_by_the_server(session: Session, job: ClaimedJob) -> None:

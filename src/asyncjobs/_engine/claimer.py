@@ -28,17 +28,23 @@ from asyncjobs._engine.lanes import Lanes
 from asyncjobs._engine.link import Patience, link
 from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
+from asyncjobs._engine.solitude import LONGEST, Solitude
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._store.chores import promote_jobs
 from asyncjobs._store.claims import (
     A_BATCH,
+    Caution,
     Claim,
+    Suspect,
     adopt_jobs,
     announce_idle,
     begin_jobs,
     claim_jobs,
+    claim_suspect,
     is_past_horizon,
     look_around,
+    seek_suspect,
+    take_turn,
     wake_others,
     withdraw_idle,
 )
@@ -78,6 +84,8 @@ class Claimer:
         begin: Callable[[ClaimedJob, Pool], None],
         claimed: Callable[[Sequence[ClaimedJob]], None],
         release: Callable[[Iterable[ClaimedJob]], None],
+        is_empty: Callable[[], bool],
+        caution: Caution,
     ) -> None:
         self._source = source
         self._schema = schema
@@ -92,6 +100,7 @@ class Claimer:
         self.sent = self.answered = 0  #: claims
         self._session: Session | None = None
         self._lanes = Lanes(pools)
+        self._solitude = Solitude(pools, is_empty, caution)
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
         self._begun: dict[int, ClaimedJob] = {}  # prefetched jobs that run: what runners.begun says
@@ -130,6 +139,11 @@ class Claimer:
         """A job runs no more."""
         self._begun.pop(job_id, None)
 
+    def emptied(self) -> None:
+        """This runner answers for no job any more."""
+        if self._solitude.is_closed:
+            self._changed.set()
+
     def look_again(self) -> None:
         """A queue was paused or resumed."""
         self._looked_at = 0.0
@@ -163,7 +177,7 @@ class Claimer:
     @property
     def is_drained(self) -> bool:
         """The last claim found nothing, nothing waits for a slot, and nothing was heard of since."""
-        return self._drained and not self._left
+        return self._drained and not self._left and not self._solitude.waits and not self._solitude.is_closed
 
     # The loop.
 
@@ -208,6 +222,9 @@ class Claimer:
             await self._promote(session)
         if now - self._looked_at > LOOK_EVERY and not self._drained:
             await self._look(session)
+        if self._solitude.concerns(now) and await self._is_kept_for_a_suspect(session, incarnation):
+            await self._sleep()
+            return
         rooms = self._rooms()
         if rooms and not self._drained and await self._claim(session, incarnation, rooms):
             return
@@ -275,12 +292,81 @@ class Claimer:
         found = await self._look(session)
         waiting = [lane for lane in found if lane.kind in kinds and lane.queue not in self._lanes.paused]
         self._left = bool(waiting)
+        if not waiting:
+            self._solitude.nothing_else()
+        if self._solitude.is_due(time.monotonic()):
+            return True
         if any(pool.serves(lane.queue) for lane in waiting for pool in rooms):
             return True
         self._drained = not self._changed.is_set()
         if self._drained:
             self._promised.clear()
         return not self._drained
+
+    # Suspects.
+
+    async def _is_kept_for_a_suspect(self, session: Session, incarnation: int) -> bool:
+        """Run a suspect alone, if it can be; True while this runner takes no other job."""
+        solitude = self._solitude
+        now = time.monotonic()
+        if solitude.suspect is not None:
+            if not solitude.is_empty():
+                if solitude.is_closed and solitude.may_share(now):
+                    self._open()
+                return solitude.is_closed
+            solitude.ended()
+            if not solitude.is_closed or solitude.has_been_closed_for_long(now):
+                self._open()
+                return False
+        if not solitude.is_closed and not solitude.is_empty() and solitude.is_patient(now):
+            solitude.later(now)
+            return False
+        queues = sorted({queue for pool in self._pools if pool.open for queue in pool.queues})
+        kinds = sorted(self._kinds())
+        solitude.waits = await seek_suspect(session, queues, kinds, solitude.caution)
+        if not solitude.waits:
+            self._open(stay=0.0)
+            solitude.later(now)
+            return False
+        if solitude.is_empty():
+            with self._awaited():
+                found = await claim_suspect(session, incarnation, queues, kinds, solitude.caution)
+                jobs = await self._hold(session, incarnation, [found.job] if found else [])
+            return self._begin_alone(found if jobs else None)
+        if solitude.is_closed:
+            if solitude.is_in_vain(now):
+                self._open(stay=3.0)
+            return solitude.is_closed
+        seconds = await take_turn(session, LONGEST)
+        if seconds is None:
+            solitude.later(now)
+            return False
+        self._release(solitude.close(now, seconds))
+        self._changed.set()
+        return True
+
+    def _begin_alone(self, suspect: Suspect | None) -> bool:
+        solitude = self._solitude
+        now = time.monotonic()
+        if suspect is None:  # another runner was faster
+            self._open()
+            solitude.later(now)
+            return False
+        if self._quiet:  # told so while this claim was under way
+            self._release([suspect.job])
+            return True
+        solitude.close(now)
+        solitude.begins(now, suspect)
+        self._changed.set()  # others must hear of what this runner had promised to take
+        pool = self._lanes.pool_of(suspect.job.queue)
+        assert pool is not None
+        self._begin_in(suspect.job, pool)
+        return True
+
+    def _open(self, *, stay: float = 1.0) -> None:
+        if self._solitude.is_closed:
+            self._solitude.open(time.monotonic(), stay=stay)
+            self.wake()
 
     async def _wake_others(self, session: Session) -> None:
         """More was committed here than this runner has slots for: those who are idle were not notified of it."""
@@ -340,8 +426,9 @@ class Claimer:
                 self._release(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
-        lanes, due, paused = await look_around(session)
+        lanes, due, paused, suspects = await look_around(session)
         now = self._looked_at = time.monotonic()
+        self._solitude.saw(now, suspects=suspects)
         self._due_at = None if due is None else max(now + due, self._patient_until)
         self._lanes.paused = paused
         self._lanes.forget_old(now)
@@ -430,6 +517,7 @@ class Claimer:
         for pool in self._pools:
             if pool.prefetched:
                 limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))
+        limit = min(limit, self._solitude.wait(time.monotonic()))
         hungry = not self._announced_in_vain()
         if not hungry:
             limit = min(limit, KEEP_ANNOUNCED)

@@ -19,6 +19,7 @@ class Pool:
         self.queues = frozenset(queues)  #: the queues it serves; EVERY_QUEUE for all of them
         self.size = size
         self.open = size  #: how many of them may be filled: fewer when jobs give way
+        self.is_closed = False  #: a suspect runs alone in this runner, or is about to
         self.occupied = 0
         self.prefetched: deque[ClaimedJob] = deque()  #: claimed, not begun
         self.prefetched_at = 0.0  #: when the last of them were claimed
@@ -29,7 +30,7 @@ class Pool:
     @property
     def free(self) -> int:
         """Open slots without a job."""
-        return max(0, self.open - self.occupied)
+        return 0 if self.is_closed else max(0, self.open - self.occupied)
 
     def serves(self, queue: str) -> bool:
         """Whether jobs of *queue* run here."""

@@ -40,10 +40,11 @@ class LiveState(IntEnum):
     SCHEDULED = 1
     RETRYABLE = 2
     BLOCKED = 3
+    SUSPECTED = 4  #: ready, and to run alone: it may be what kills runners
 
 
 class FinalState(IntEnum):
-    """What `finished_jobs.state` says."""
+    """What `finished_jobs.state` says of what an attempt came to; 14 says that a job failed because it took runners down."""
 
     COMPLETED = 10
     SKIPPED = 11
@@ -66,9 +67,10 @@ TRANSITIONS = MappingProxyType(
         _S.RUNNING: frozenset({_S.AVAILABLE, _S.SCHEDULED, _S.RETRYABLE, _S.BLOCKED, *FINAL}),
         _S.RETRYABLE: frozenset({_S.AVAILABLE, _S.CANCELLED}),
         _S.BLOCKED: frozenset({_S.AVAILABLE, _S.CANCELLED}),
-        _S.COMPLETED: frozenset({_S.AVAILABLE}),  # only by `retry`, as the three below
+        _S.COMPLETED: frozenset({_S.AVAILABLE}),  # only by `retry`, as those below
         _S.SKIPPED: frozenset({_S.AVAILABLE}),
         _S.CANCELLED: frozenset({_S.AVAILABLE}),
-        _S.FAILED: frozenset({_S.AVAILABLE}),
+        # Cancelled when it took runners down, and is kept until somebody decides.
+        _S.FAILED: frozenset({_S.AVAILABLE, _S.CANCELLED}),
     }
 )

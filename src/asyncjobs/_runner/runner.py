@@ -38,7 +38,7 @@ from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import LiveState
-from asyncjobs._store.claims import Claim, finish_jobs
+from asyncjobs._store.claims import Caution, Claim, finish_jobs
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs._upkeep.janitor import Janitor, Retention
@@ -91,6 +91,8 @@ class Runner:
             begin=self._begin,
             claimed=self._claimed,
             release=self._release,
+            is_empty=lambda: not self._held and not self._attempts,
+            caution=Caution(settings.vigilance.alone, settings.vigilance.max_crashes),
         )
         self._completer = Completer(source, schema, self._identity, self._settled, pooled=pooled)
         keeper = Keeper(source, schema, self._identity, settings.vigilance, listens=settings.listens)
@@ -252,6 +254,8 @@ class Runner:
     def _settled(self, job: ClaimedJob | Claim) -> None:
         if self._held.get(job.id) == job.token:  # else it is held by a later claim
             del self._held[job.id]
+            if not self._held:
+                self._claimer.emptied()
 
     # What the keeper tells (Post).
 

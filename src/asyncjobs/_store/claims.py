@@ -51,12 +51,21 @@ class Surroundings(NamedTuple):
     lanes: list[Lane]  #: where a job is ready now
     due: float | None  #: seconds until the next scheduled job is due; negative when it is overdue
     paused: frozenset[str]  #: queues nobody may claim from
+    suspects: bool  #: one that may be what kills runners waits to run alone
+
+
+class Caution(NamedTuple):
+    """How jobs are run that are suspected of killing runners."""
+
+    alone: float = 30.0  #: seconds it has its runner to itself; to the end, if the next crash would fail it
+    max_crashes: int = 3
 
 
 async def look_around(session: Session) -> Surroundings:
-    """Where jobs are ready, when the next is due, which queues are paused."""
-    queues, kinds, due, paused = await session.fetchrow("look_around")
-    return Surroundings([Lane(*lane) for lane in zip(queues, kinds, strict=True)], due, frozenset(paused))
+    """Where jobs are ready, when the next is due, which queues are paused, whether a suspect waits."""
+    queues, kinds, due, paused, suspects = await session.fetchrow("look_around")
+    lanes = [Lane(*lane) for lane in zip(queues, kinds, strict=True)]
+    return Surroundings(lanes, due, frozenset(paused), suspects)
 
 
 async def claim_jobs(
@@ -77,6 +86,38 @@ async def claim_jobs(
         begin,
     )
     return sorted(map(claimed_job, rows), key=claim_order)
+
+
+class Suspect(NamedTuple):
+    """A claimed job that may be what kills runners."""
+
+    job: ClaimedJob
+    crashes: int  #: how many runners it has taken down
+
+
+async def seek_suspect(
+    session: Session, queues: Sequence[str], kinds: Sequence[str], caution: Caution
+) -> bool:
+    """Whether a suspect of these waits, and none runs alone anywhere. The queue '' is every queue."""
+    found: bool = await session.fetchval("seek_suspect", queues, kinds, *caution)
+    return found
+
+
+async def claim_suspect(
+    session: Session, incarnation: int, queues: Sequence[str], kinds: Sequence[str], caution: Caution
+) -> Suspect | None:
+    """Claim a suspect for *incarnation*, which must hold nothing else; it begins at once. None where none may run now."""
+    row = await session.fetchrow("claim_suspect", queues, kinds, *caution, incarnation)
+    if row is None:
+        return None
+    *job, crashes = row
+    return Suspect(claimed_job(job), crashes)
+
+
+async def take_turn(session: Session, longest: float) -> float | None:
+    """Take the turn to become empty for a suspect: for how many seconds. None while it is another runner's."""
+    seconds: float | None = await session.fetchval("take_turn", longest)
+    return seconds
 
 
 async def begin_jobs(session: Session, incarnation: int, claims: Sequence[Claim | ClaimedJob]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
@@ -37,6 +37,18 @@ async def count_jobs(session: Session) -> dict[str, dict[JobState, int]]:
     for queue, state, jobs in await session.fetch("count_jobs"):
         counts.setdefault(queue, {})[JobState(state)] = jobs
     return counts
+
+
+class Suspects(NamedTuple):
+    """How many jobs are suspected of killing the runners they run in."""
+
+    waiting: int  #: they wait to run alone
+    failed: int  #: they took too many runners down, and are kept until somebody decides
+
+
+async def count_suspects(session: Session) -> Suspects:
+    """How many jobs are suspected of killing runners."""
+    return Suspects(*await session.fetchrow("count_suspects"))
 
 
 async def await_job(session: Session, job_id: int) -> bool:

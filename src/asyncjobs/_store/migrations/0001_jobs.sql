@@ -17,8 +17,8 @@ create table asyncjobs.live_jobs (
   attempt smallint not null default 0,         -- for people: given back on release and snooze
   max_attempts smallint not null default 10,
   crashes smallint not null default 0,         -- how many runners died while they ran it
-  state smallint not null default 0            -- 0 ready (running when it has a runner), 1 scheduled, 2 retryable, 3 blocked
-    check (state between 0 and 3),
+  state smallint not null default 0            -- 0 ready (running when it has a runner), 1 scheduled, 2 retryable, 3 blocked,
+    check (state between 0 and 4),             -- 4 ready and suspected of killing runners: to run alone
   awaited boolean not null default false,      -- somebody waits for the result: finishing notifies
   cancel_requested boolean not null default false,
   queue text collate "C" not null,
@@ -29,7 +29,8 @@ create table asyncjobs.live_jobs (
   tags text[],
   options jsonb,                               -- timeout and backoff, when given for this one job
   errors jsonb,                                -- of failed attempts, oldest first, bounded
-  check (runner is null or state = 0)
+  check (runner is null or state = 0),
+  check (crashes = 0 or state <> 0 or runner is not null)    -- a suspect never waits among the others …
 ) with (
   fillfactor = 50,
   vacuum_truncate = off,                       -- no exclusive lock, and the planner never sees a table of zero pages
@@ -41,6 +42,8 @@ create table asyncjobs.live_jobs (
 create index live_jobs_ready on asyncjobs.live_jobs (queue, kind, priority, scheduled_at, id) where state = 0;
 -- What is due later is out of the claim's way, and the first entry is the next alarm.
 create index live_jobs_due on asyncjobs.live_jobs (scheduled_at) where state in (1, 2);
+-- … but here, the least suspected first. Empty as a rule, and out of the way of every claim.
+create index live_jobs_suspected on asyncjobs.live_jobs (crashes, priority, scheduled_at, id) where state = 4;
 
 create table asyncjobs.finished_jobs (
   id bigint primary key,
@@ -54,7 +57,8 @@ create table asyncjobs.finished_jobs (
   attempt smallint not null,
   max_attempts smallint not null,
   crashes smallint not null,
-  state smallint not null check (state between 10 and 13),   -- 10 completed, 11 skipped, 12 cancelled, 13 failed
+  state smallint not null check (state between 10 and 14),   -- 10 completed, 11 skipped, 12 cancelled, 13 failed, and
+                                               -- 14 failed because it took runners down: kept until somebody decides
   queue text collate "C" not null,
   kind text collate "C" not null,
   method text,
@@ -81,8 +85,29 @@ create table asyncjobs.runners (
   begun_tokens bigint[] not null default '{}', -- and under which token each: one that went back and was claimed again has not
   name text not null,
   version text not null,
+  accused boolean not null default false,      -- it is dead, and a suspect it had begun was to blame: nobody else is
   info jsonb not null default '{}'
 ) with (fillfactor = 20);
+
+-- One row: whose turn it is to run a suspect alone. Its lock lets one claim at a time look whether a suspect runs.
+create table asyncjobs.solitude (
+  only_row boolean primary key default true check (only_row),
+  job bigint,                                  -- the suspect that was claimed last …
+  token bigint,                                -- … and under which token: it runs as long as that claim is held
+  closed_until timestamptz not null default '-infinity',    -- a busy runner takes no jobs meanwhile, to become empty
+  patience double precision not null default 2 -- seconds the next one to try may take; twice as many after each try in vain
+);
+insert into asyncjobs.solitude default values;
+
+-- Whether a suspect runs, anywhere, that must be alone: one that has been for so many seconds need not be any longer, unless
+-- the next crash would fail it. Volatile: it sees what was committed until it is called.
+create function asyncjobs.suspect_runs(alone float8, max_crashes integer) returns boolean language sql volatile as $$
+  select exists (
+    select from asyncjobs.solitude last
+      join asyncjobs.live_jobs on live_jobs.id = last.job and live_jobs.token = last.token
+     where live_jobs.runner is not null
+       and (live_jobs.crashes + 1 >= max_crashes or live_jobs.started_at > clock_timestamp() - alone * interval '1 s'))
+$$;
 
 create table asyncjobs.queues (
   name text collate "C" primary key,
@@ -128,7 +153,7 @@ $$;
 create view asyncjobs.jobs as
   select id, kind, method, queue,
          case state when 0 then case when runner is null then 'available' else 'running' end
-                    when 1 then 'scheduled' when 2 then 'retryable' else 'blocked' end as state,
+                    when 1 then 'scheduled' when 2 then 'retryable' when 3 then 'blocked' else 'available' end as state,
          priority, attempt, max_attempts, crashes, args, meta, tags,
          created_at, scheduled_at, started_at, null::timestamptz as finished_at,
          runner, null::jsonb as result, null::text as result_error, errors

@@ -1,5 +1,6 @@
 -- Cancel a job: one that waits is final at once; a runner is asked to stop one that runs.
 -- $1 bigint id
+-- One that failed because it took runners down is kept until somebody decides: cancelled, it goes like any other.
 -- Returns 'cancelled', 'requested', or nothing when the job is final or unknown. Whether anybody runs it is read from the
 -- row as it was locked: in the statement's own view a claim that is committing just now has not happened yet.
 with target as materialized (
@@ -20,7 +21,11 @@ with target as materialized (
      set cancel_requested = true
    where id in (select id from target where runner is not null)
   returning id
+), decided as (
+  update asyncjobs.finished_jobs set state = 12 where id = $1::bigint and state = 14 returning id
 )
 select 'cancelled' as answer, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end from gone
+union all
+select 'cancelled', null from decided
 union all
 select 'requested', asyncjobs.notify('asyncjobs:cancel', id::text) from asked

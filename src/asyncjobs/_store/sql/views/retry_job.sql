@@ -1,4 +1,4 @@
--- Let a job run now: a finished one again, with all its attempts; a waiting one before its time.
+-- Let a job run now: a finished one again, with all its attempts and free of suspicion; a waiting one before its time.
 -- $1 bigint id
 -- The token goes on from where it was. Returns the queue, or nothing when the job is running, ready or unknown.
 with back as (
@@ -13,7 +13,7 @@ with back as (
   returning queue
 ), hurried as (
   update asyncjobs.live_jobs
-     set state = 0, scheduled_at = now()
+     set state = case when crashes > 0 then 4 else 0 end, scheduled_at = now()
    where id = $1::bigint and id > 0 and state in (1, 2)
   returning queue
 )

@@ -1,0 +1,8 @@
+-- Whether a suspect waits that this runner could run, and none runs alone anywhere (claim_suspect.sql).
+-- $1 text[] queues, '' for every one   $2 text[] kinds   $3 float8 seconds a suspect is alone   $4 integer crashes that fail it
+select exists (
+         select from asyncjobs.live_jobs
+          where state = 4
+            and kind = any ($2::text[]) and ('' = any ($1::text[]) or queue = any ($1::text[]))
+            and queue not in (select name from asyncjobs.queues where paused_at is not null))
+       and not asyncjobs.suspect_runs($3::float8, $4::integer)
