@@ -48,6 +48,43 @@ async def block(name: str, seconds: float) -> None:
     say("END", name)
 
 
+@job(kind="fault:hog")
+async def hog(name: str, seconds: float) -> None:
+    """Nothing else runs in the interpreter meanwhile, in whatever thread: C code that never lets go."""
+    say("START", name)
+    began = time.monotonic()
+    numbers = 10_000_000
+    while (took := time.monotonic() - began) < seconds:
+        left = seconds - took
+        began_one = time.monotonic()
+        sum(range(numbers))
+        numbers = max(numbers, int(numbers * left / (time.monotonic() - began_one)))
+    say("END", name)
+
+
+@job(kind="fault:fork")
+async def fork(name: str, seconds: float) -> None:
+    """Leaves a child that has everything its parent had open, and outlives it."""
+    say("START", name)
+    child = os.fork()
+    if child == 0:
+        time.sleep(seconds)  # noqa: ASYNC251
+        os._exit(0)
+    say(f"CHILD:{child}", name)
+    await asyncio.sleep(seconds)
+
+
+@job(kind="fault:slow")
+async def slow(name: str, seconds: float) -> None:
+    """The server takes its time over a statement in the middle of its transaction."""
+    say("START", name)
+    async with current_job().transaction() as connection:
+        await effect(connection, name)
+        say("WRITTEN", name)
+        await connection.execute("select pg_sleep($1)", seconds)
+    say("COMMITTED", name)
+
+
 @job(kind="fault:write")
 async def write(name: str, seconds: float) -> None:
     """Its effect commits with its completion."""

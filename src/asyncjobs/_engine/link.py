@@ -29,11 +29,11 @@ logger = logging.getLogger("asyncjobs")
 
 RECONNECT = Exponential(first=timedelta(milliseconds=100), longest=timedelta(seconds=3), jitter=0.5)
 
-ANSWER = 10.0
+ANSWER = 5.0
 """Seconds a statement may take before the connection is given up: its answer may have been lost on the way. A server may also
 be slow, so each time this happens the next connection is given twice as long."""
 
-LONGEST_ANSWER = 320.0
+LONGEST_ANSWER = 300.0
 SLOW_FOR = 600.0  #: seconds after which the server is believed quick again
 
 _open: WeakSet[Any] = WeakSet()  #: every connection of a link
