@@ -20,8 +20,8 @@ C11 A cancel is honoured: answered `cancelled`, the job never starts again and e
     anybody again; `too late`, it was final.
 C12 Nothing is left: no runner on the list, no lock, no session; processes end when they are told, with 0 and in time, use no
     more files, threads, tasks and memory than they may, and log no fault of ours; nothing was left unawaited.
-C13 A job that takes its process down does so three times at most, and is failed; nobody innocent is failed for it, and no kind
-    fails that does not fail by itself.
+C13 A job that takes its process down does so three times at most, and is failed for it; nobody else is, unless it was there
+    at three kills from outside. No kind fails, or is cancelled unasked, that does not do so by itself.
 
 They are the study's, where what they speak of exists. Its C7 (unique, serial and limit keys) and C8 (cron) are here about order
 and due times, until there are such keys and cron; its C11 (a web application's answers meanwhile) is about cancels.
@@ -38,7 +38,9 @@ from soak.jobs import DOOMED, POISON, REFUSING, TRANSACTIONAL
 from soak.reading import AFTERMATH, TO_ALL, Attempt, Reading
 from soak.record import Change, Record
 
-STATES = {10: "completed", 11: "skipped", 12: "cancelled", 13: "failed"}
+STATES = {10: "completed", 11: "skipped", 12: "cancelled", 13: "failed", 14: "failed"}
+TOOK_RUNNERS_DOWN = 14
+SUSPECTED = 4
 FINAL = frozenset(STATES.values())
 
 EXPECTED_ERRORS = re.compile(r"job \d+ \(soak:\w+\) (failed at attempt|raised after complete)")
@@ -134,16 +136,21 @@ def _illegal(before: Change | None, now: Change) -> str | None:
     if now.token != before.token + claimed:
         return "the token rises with a claim and only then"
     if claimed:
-        legal = before.state == now.state == 0 and now.attempt == before.attempt + 1 and not before.cancel
+        legal = before.state in (0, SUSPECTED) and now.state == 0 and not before.cancel
+        legal = legal and now.attempt == before.attempt + 1
         return None if legal else "it could not be claimed"
     if now.runner is not None:  # adopted, or asked to stop
         same = (now.state, now.attempt) == (before.state, before.attempt)
         return None if same else "it changed while it was held"
+    if now.state in (0, SUSPECTED) and (now.state == SUSPECTED) != (now.crashes > 0):
+        return "a suspect waits among the others, or another among the suspects"
     if before.runner is not None:  # let go
         burnt = now.attempt == before.attempt
-        right = (now.state == 2 and burnt) or (now.state in (0, 1) and now.attempt == before.attempt - 1)
+        right = (now.state == 2 and burnt) or (
+            now.state in (0, 1, SUSPECTED) and now.attempt == before.attempt - 1
+        )
         return None if right else "it was let go in a way that does not exist"
-    due = before.state in (1, 2) and now.state == 0
+    due = before.state in (1, 2) and now.state in (0, SUSPECTED)
     return None if due or now.state == before.state else "it waits for something else"
 
 
@@ -277,17 +284,14 @@ def attempts(run: Reading) -> Iterator[str]:
     for job, changes in run.changes_of.items():
         counted = 0
         for change in changes:
-            blamed = change.state == 13 and change.crashes >= run.times.max_crashes
-            if (change.was_runner is not None and change.state == 2 and change.runner is None) or (
-                change.state == 13 and not blamed
-            ):
+            retried = change.was_runner is not None and change.runner is None and change.state == 2
+            if retried or change.state == 13:
                 counted += 1
                 yield from _unfounded(run, change)
         final = changes[-1]
-        if final.state in (10, 13) and not (final.state == 13 and final.crashes >= run.times.max_crashes):
-            should = counted + (final.state == 10)
-            if final.attempt != should:
-                yield f"job {job} ends at attempt {final.attempt}; {counted} failures make it {should}"
+        should = counted + (final.state == 10)
+        if final.state in (10, 13) and final.attempt != should:
+            yield f"job {job} ends at attempt {final.attempt}; {counted} failures make it {should}"
 
 
 def _unfounded(run: Reading, change: Change) -> Iterator[str]:
@@ -381,32 +385,32 @@ def _is_expected(run: Reading, event: Event) -> bool:
 
 def poisons(run: Reading) -> Iterator[str]:
     """C13"""
-    crashes = sum(
+    most = run.times.max_crashes
+    forgotten = sum(
         fault.kind == "restart-immediate" for fault in run.faults
-    )  # may forget a claim, and its blame
-    starts = Counter(attempt.key for attempt in run.attempts if attempt.kind == POISON)
+    )  # claims, and the blame with them
+    asked = {event.job for event in run.of("cancel", "invoke")}
     for job in run.record.jobs:
-        blamed = job.state == "failed" and job.crashes >= run.times.max_crashes
+        name = f"{job.key} (job {job.job}, {job.kind})"
+        blamed = [change for change in run.changes_of.get(job.job, ()) if change.state == TOOK_RUNNERS_DOWN]
         if job.kind == POISON:
-            if job.state not in ("failed", "cancelled") or (job.state == "failed" and not blamed):
-                yield f"poison {job.key} is {job.state} after {job.crashes} crashes"
-            if starts[job.key] > run.times.max_crashes + crashes:
-                yield f"poison {job.key} was started {starts[job.key]} times"
-        elif blamed and job.kind not in DOOMED:
-            yield f"{job.key} (job {job.job}, {job.kind}) is failed for {job.crashes} crashes, and innocent"
+            starts = len(run.attempts_of.get(job.job, ()))
+            if job.state not in FINAL or job.job in asked:
+                continue
+            if not blamed or blamed[-1].crashes != most:
+                yield f"{name} is {job.state} after {job.crashes} crashes"
+            if starts > most + forgotten:
+                yield f"{name} was started {starts} times"
+        elif blamed:
+            present = sum(
+                each.pid in run.killed and each.outcome == "died" for each in run.attempts_of.get(job.job, ())
+            )
+            if present < most:
+                yield f"{name} is failed for {job.crashes} crashes, and was there at {present} kills"
         elif job.state == "failed" and job.kind not in DOOMED:
-            yield f"{job.key} (job {job.job}, {job.kind}) is failed"
-        elif job.state == "cancelled" and job.kind not in REFUSING and not _asked(run, job.job):
-            yield f"{job.key} (job {job.job}, {job.kind}) is cancelled, and nobody asked"
-
-
-def _asked(run: Reading, job: int) -> bool:
-    return job in run_cancels(run)
-
-
-def run_cancels(run: Reading) -> set[int]:
-    """Jobs somebody tried to cancel."""
-    return {event.job for event in run.of("cancel", "invoke")}
+            yield f"{name} is failed"
+        elif job.state == "cancelled" and job.kind not in REFUSING and job.job not in asked:
+            yield f"{name} is cancelled, and nobody asked"
 
 
 CHECKS: dict[str, Callable[[Reading], Iterable[str]]] = {

@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar
 import attrs
 
 from soak.history import Event
-from soak.jobs import POISON
 from soak.record import Change, Record, Stored
 from soak.schedule import ON_SERVER
 
@@ -102,6 +101,11 @@ class Reading:
             if pid:
                 deaths[pid] = min(event.mono, deaths.get(pid, FOREVER))
         return deaths
+
+    @cached_property
+    def killed(self) -> set[int]:
+        """Processes that were killed from outside."""
+        return {fault.pid for fault in self.faults if fault.kind == "kill"}
 
     @cached_property
     def attempts(self) -> list[Attempt]:
@@ -256,11 +260,6 @@ class Reading:
             for event in self.of("process", "up")
         )
         return quiet and settled
-
-    @cached_property
-    def innocents(self) -> list[Stored]:
-        """Jobs that take nobody down."""
-        return [job for job in self.record.jobs if job.kind != POISON]
 
 
 def _grouped(things: Iterable[T]) -> dict[int, list[T]]:

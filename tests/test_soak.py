@@ -22,8 +22,8 @@ from soak.schedule import ON_RUNNERS, WEIGHTS, draw
 WALL = 1_000_000.0  #: the wall clock where the monotonic one says 0
 ONE, TWO = 11, 22  #: processes, and (times 100) their incarnations
 EVER_AFTER = 500.0
-LIVE = {0: "available", 1: "scheduled", 2: "retryable"}
-FINAL = {10: "completed", 12: "cancelled", 13: "failed"}
+LIVE = {0: "available", 1: "scheduled", 2: "retryable", 4: "available"}
+FINAL = {10: "completed", 12: "cancelled", 13: "failed", 14: "failed"}
 
 
 class Story:
@@ -86,7 +86,7 @@ class Story:
 
     def claim(self, at: float, job: int, pid: int = ONE) -> None:
         last = self.last(job)
-        self.change(at, job, runner=pid * 100, token=last.token + 1, attempt=last.attempt + 1)
+        self.change(at, job, state=0, runner=pid * 100, token=last.token + 1, attempt=last.attempt + 1)
 
     def start(self, at: float, job: int, pid: int = ONE) -> None:
         last = self.last(job)
@@ -177,14 +177,14 @@ def a_day() -> Story:
     story.claim(20.1, 10)
     story.start(20.2, 10)
     story.harm(20.3, "swallow", ONE, 30)
-    story.change(45, 10, runner=None, attempt=0, crashes=1)
+    story.change(45, 10, state=4, runner=None, attempt=0, crashes=1)
     story.run(46, 10, TWO)
     story.end(50, 10, "stopped", ONE, token=1)
     story.enqueue(60, 11, "effect")  # its runner is killed
     story.claim(60.1, 11, TWO)
     story.start(60.2, 11, TWO)
     story.die(60.5, TWO)
-    story.change(62.1, 11, runner=None, attempt=0, crashes=1)
+    story.change(62.1, 11, state=4, runner=None, attempt=0, crashes=1)
     story.run(62.2, 11)
     return story
 
@@ -359,6 +359,17 @@ def alive_again_after_its_end() -> Record:
     return story.record()
 
 
+@violates("C4")
+def a_suspect_among_the_others() -> Record:
+    story = in_quiet()
+    story.claim(EVER_AFTER + 1, 20)
+    story.start(EVER_AFTER + 2, 20)
+    story.die(EVER_AFTER + 3, ONE)
+    story.change(EVER_AFTER + 5, 20, runner=None, attempt=0, crashes=1)
+    story.run(EVER_AFTER + 6, 20, TWO)
+    return story.record()
+
+
 @violates("C5")
 def two_at_once_for_no_reason() -> Record:
     story = in_quiet(kind="nap")
@@ -452,7 +463,7 @@ def left_with_the_dead_for_long() -> Record:
     story.claim(EVER_AFTER + 1, 20)
     story.start(EVER_AFTER + 2, 20)
     story.die(EVER_AFTER + 3, ONE)
-    story.change(EVER_AFTER + 100, 20, runner=None, attempt=0, crashes=1)
+    story.change(EVER_AFTER + 100, 20, state=4, runner=None, attempt=0, crashes=1)
     story.run(EVER_AFTER + 101, 20, TWO)
     return story.record()
 
@@ -585,7 +596,7 @@ def an_innocent_was_failed() -> Record:
     story.claim(EVER_AFTER + 1, 20)
     story.start(EVER_AFTER + 2, 20)
     story.die(EVER_AFTER + 3, ONE)
-    story.finish(EVER_AFTER + 5, 20, 13, crashes=3)
+    story.finish(EVER_AFTER + 5, 20, 14, crashes=3)
     return story.record()
 
 
@@ -601,8 +612,8 @@ def poison_without_end() -> Record:
         story.note(at + 1.1, pid, "process", "poisoned", key="j20")
         story.note(at + 1.2, 1, "process", "gone", of=pid, seat=0, code=-9)
         if number < 4:
-            story.change(at + 3, 20, runner=None, attempt=0, crashes=number + 1)
-    story.finish(EVER_AFTER + 45, 20, 13, crashes=5)
+            story.change(at + 3, 20, state=4, runner=None, attempt=0, crashes=number + 1)
+    story.finish(EVER_AFTER + 45, 20, 14, crashes=5)
     return story.record()
 
 
@@ -645,14 +656,26 @@ def test_any_life_of_a_job_is_a_legal_trail(lives: list[str]) -> None:
         if life == "fail":
             story.end(at + 2, 20, "raised")
             story.change(at + 3, 20, state=2, runner=None)
-            story.change(at + 4, 20, state=0)
+            story.change(at + 4, 20, state=4 * (story.last(20).crashes > 0))
         elif life == "snooze":
             story.end(at + 2, 20, "snoozed")
             story.change(at + 3, 20, state=1, runner=None, attempt=story.last(20).attempt - 1)
-            story.change(at + 4, 20, state=0)
-        elif life in ("shutdown", "rescue"):
+            story.change(at + 4, 20, state=4 * (story.last(20).crashes > 0))
+        elif life == "shutdown":
             story.end(at + 2, 20, "stopped")
-            story.change(at + 3, 20, runner=None, attempt=story.last(20).attempt - 1)
+            story.change(
+                at + 3,
+                20,
+                runner=None,
+                attempt=story.last(20).attempt - 1,
+                state=4 * (story.last(20).crashes > 0),
+            )
+        elif life == "rescue":
+            story.end(at + 2, 20, "stopped")
+            crashes = story.last(20).crashes + 1
+            story.change(
+                at + 3, 20, state=4, runner=None, attempt=story.last(20).attempt - 1, crashes=crashes
+            )
         else:
             story.change(at + 1.5, 20, cancel=life == "cancel")
             story.end(at + 2, 20, "stopped" if life == "cancel" else "ok")
