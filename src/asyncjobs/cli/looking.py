@@ -10,6 +10,7 @@ import click
 from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
+from asyncjobs._store.views import Suspects, count_suspects
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, call_of, job_data, when, with_output
 from asyncjobs.cli.target import database, find_jobs, split_app, within
@@ -131,7 +132,7 @@ def show(words: Sequence[str], dsn: str | None, schema: str | None, output: Outp
 def _description(job: Job) -> list[str]:
     lines = [f"job {job.id}  {call_of(job)}", ""]
     facts: dict[str, object] = {
-        "state": f"{job.state}, {when(job)}",
+        "state": f"{job.state}, {when(job)}" + (", to run alone" if _is_suspect(job) else ""),
         "queue": job.queue,
         "priority": job.priority or None,
         "attempt": f"{job.attempt} of {job.max_attempts}"
@@ -156,12 +157,17 @@ def _description(job: Job) -> list[str]:
     return lines
 
 
+def _is_suspect(job: Job) -> bool:
+    """It may be what killed its runner."""
+    return job.crashes > 0 and not job.state.is_final
+
+
 def _indented(text: str) -> str:
     return text.replace("\n", "\n" + " " * 10)
 
 
-async def _count(jobs: Jobs) -> tuple[dict[str, dict[JobState, int]], set[str]]:
-    return await jobs.count_jobs(), await jobs.paused_queues()
+async def _count(jobs: Jobs) -> tuple[dict[str, dict[JobState, int]], set[str], Suspects]:
+    return await jobs.count_jobs(), await jobs.paused_queues(), await jobs.ask(count_suspects)
 
 
 @click.command(
@@ -176,7 +182,7 @@ async def _count(jobs: Jobs) -> tuple[dict[str, dict[JobState, int]], set[str]]:
 def count(app: str | None, dsn: str | None, schema: str | None, output: Output) -> None:
     """Count jobs, by queue and state."""
     jobs = find_jobs(app, dsn, schema)
-    counts, paused = within(jobs, lambda: _count(jobs))
+    counts, paused, suspects = within(jobs, lambda: _count(jobs))
     output.data(counts)
     states = [state for state in JobState if any(state in by_state for by_state in counts.values())]
     if counts:
@@ -186,5 +192,9 @@ def count(app: str | None, dsn: str | None, schema: str | None, output: Output) 
         output.table(["queue", *states], rows)
     else:
         output.note("no jobs")
+    if suspects.waiting:
+        output.note(f"{suspects.waiting} of them were running when their process died, and run alone, one at a time")
+    if suspects.failed:
+        output.note(f"{suspects.failed} failed because they took their process down, and wait for retry or cancel")
     if paused:
         output.note(f"paused: {', '.join(sorted(paused))}")
