@@ -1,9 +1,9 @@
-"""A network between asyncjobs and Postgres that can be cut, and that can swallow everything without a word."""
+"""A network between asyncjobs and Postgres that can be cut, slowed down, and that can swallow everything without a word."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +17,7 @@ class Network:
     dsn: str  #: by this way
     _flows: asyncio.Event
     _ends: set[asyncio.StreamWriter]
+    lag: Callable[[], float] = lambda: 0.0  #: seconds the next piece takes, in either direction
 
     def swallow(self) -> None:
         """From now nothing gets through, in either direction, and nobody is told."""
@@ -43,6 +44,8 @@ async def network(dsn: str) -> AsyncIterator[Network]:
     async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(65536):
+                if lag := way.lag():
+                    await asyncio.sleep(lag)
                 await flows.wait()
                 sink.write(data)
                 await sink.drain()
@@ -62,8 +65,9 @@ async def network(dsn: str) -> AsyncIterator[Network]:
     parts = urlsplit(dsn)
     user = f"{parts.username}{f':{parts.password}' if parts.password else ''}"
     by_us = f"postgresql://{user}@127.0.0.1:{port}{parts.path}"
+    way = Network(by_us, flows, ends)
     try:
-        yield Network(by_us, flows, ends)
+        yield way
     finally:
         server.close()
         for end in ends:

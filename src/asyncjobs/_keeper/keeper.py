@@ -89,10 +89,11 @@ class Keeper:
         patience = Patience("the keeper")
         while True:
             try:
-                async with link(self._source, self._schema, pooled=not self._listens) as session:
+                async with link(
+                    self._source, self._schema, pooled=not self._listens, answer=self._vigilance.answer
+                ) as session:
                     try:
-                        with anyio.fail_after(self._vigilance.answer):
-                            await check_schema_version(session)
+                        await check_schema_version(session)
                         patience.succeeded()
                         await self._keep(session)
                     finally:
@@ -112,10 +113,8 @@ class Keeper:
     async def _keep(self, session: Session) -> None:
         gone = anyio.Event()
         if self._listens:
-            with anyio.fail_after(self._vigilance.answer):
-                await self._listen(session, gone)
-        with anyio.fail_after(self._vigilance.answer):
-            await self._succeed(session)
+            await self._listen(session, gone)
+        await self._succeed(session)
         self._session = session
         self._post.deaf(is_deaf=not self._listens)
         sweep = Sweep(session, self._vigilance)
@@ -125,21 +124,20 @@ class Keeper:
                 await self._first_of(gone, self._doubted, self._leaving)
             if gone.is_set():
                 raise DatabaseUnavailable("the server closed the keeper's connection")
-            with anyio.fail_after(self._vigilance.answer):
-                if self._leaving.is_set():
-                    assert self._incarnation is not None
-                    await forget_runner(session, self._incarnation)
-                    return
-                if self._doubted.is_set():
-                    await self._succeed(session)
+            if self._leaving.is_set():
                 assert self._incarnation is not None
-                if anyio.current_time() - renewed_at >= self._vigilance.renew_every:
-                    renewed_at = anyio.current_time()
-                    if not await self._renew(session, self._incarnation):
-                        continue
-                await sweep.look(self._incarnation)
-                await self._look_for_requests(session, self._incarnation)
-                await self._reconcile(session, self._incarnation)
+                await forget_runner(session, self._incarnation)
+                return
+            if self._doubted.is_set():
+                await self._succeed(session)
+            assert self._incarnation is not None
+            if anyio.current_time() - renewed_at >= self._vigilance.renew_every:
+                renewed_at = anyio.current_time()
+                if not await self._renew(session, self._incarnation):
+                    continue
+            await sweep.look(self._incarnation)
+            await self._look_for_requests(session, self._incarnation)
+            await self._reconcile(session, self._incarnation)
 
     async def _renew(self, session: Session, incarnation: int) -> bool:
         believed_until = time.monotonic() + self._vigilance.fence_after  # from before it is said
@@ -193,7 +191,8 @@ class Keeper:
             QUEUES: lambda _: self._post.queues_changed(),
         }
         for name, tell in hear.items():
-            await connection.add_listener(channel(self._schema, name), hint(tell))
+            with anyio.fail_after(self._vigilance.answer):
+                await connection.add_listener(channel(self._schema, name), hint(tell))
 
     async def _succeed(self, session: Session) -> None:
         """Become a new incarnation, and bring over what this process still runs.
