@@ -24,6 +24,7 @@ from asyncjobs._guard.guard import Guard
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import Job
+from asyncjobs._model.modes import Modes, modes_by_hand
 from asyncjobs._model.options import check_name, check_words
 from asyncjobs._model.states import JobState
 from asyncjobs._runner.runner import Runner, Settings
@@ -45,8 +46,8 @@ class Jobs(Enqueuer):
     slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *connect* opens
     the runner's own connections, where passwords rotate. *provide* makes what jobs depend on. *keep* and *keep_failed* say
     how long finished jobs stay; *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON.
-    Durations are timedeltas or seconds. With *listen* False nothing needs a session of its own, as behind a transaction
-    pooler: jobs are polled for.
+    Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
+    hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Jobs(Enqueuer):
         keep_failed: Duration = 30 * 24 * 3600,
         shutdown_timeout: Duration = 8,
         payload_limit: int = 1_000_000,
-        listen: bool = True,
+        listen: bool | None = None,
         vigilance: Vigilance | None = None,
         guard: Guard | None = Guard(),  # noqa: B008 -- frozen
     ) -> None:
-        self._own_source = source = _source(dsn, pool, engine, connect, pooled=not listen)
+        self._own_source = source = _source(
+            dsn, pool, engine, connect, pooled=None if listen is None else not listen
+        )
         super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
         self._queues = queues
         self._slots = slots
@@ -77,7 +80,7 @@ class Jobs(Enqueuer):
             pools=_pools(queues, slots),
             provide=self._provide,
             retention=Retention(seconds(keep, "keep"), seconds(keep_failed, "keep_failed")),
-            listens=listen,
+            modes=modes_by_hand(listen),
             vigilance=vigilance or Vigilance(),
             guard=_checked_guard(guard),
             shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
@@ -312,6 +315,11 @@ class Jobs(Enqueuer):
         """Who blocked this process' event loop while jobs ran here, the latest last: jobs, or the application itself."""
         return [] if self._supervisor is None else list(self._supervisor.runner.blockers)
 
+    @property
+    def modes(self) -> Modes | None:
+        """What the runner here relies on, and why: `liveness`, `wake` and `claim`. None where none runs, or none was reached."""
+        return None if self._supervisor is None else self._supervisor.runner.modes
+
     # The schema.
 
     async def migrate(self) -> list[str]:
@@ -379,7 +387,9 @@ def _state(word: str) -> JobState:
         raise InvalidOption(f"{word!r} is no state of a job; there are {', '.join(JobState)}") from None
 
 
-def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None, *, pooled: bool) -> Source:
+def _source(
+    dsn: str | None, pool: Any, engine: Any, connect: Connect | None, *, pooled: bool | None
+) -> Source:
     given = [
         name for name, value in (("a DSN", dsn), ("pool=", pool), ("engine=", engine)) if value is not None
     ]
@@ -390,5 +400,5 @@ def _source(dsn: str | None, pool: Any, engine: Any, connect: Connect | None, *,
     if dsn is not None:
         return DsnSource(dsn, connect, pooled=pooled)
     if pool is not None:
-        return PoolSource(pool, connect)
-    return EngineSource(engine, connect)
+        return PoolSource(pool, connect, pooled=pooled)
+    return EngineSource(engine, connect, pooled=pooled)

@@ -321,7 +321,7 @@ async def test_an_idle_runner_rests(dsn: str, sent: Counter[str]) -> None:
 async def test_without_listen_jobs_are_polled_for(dsn: str) -> None:
     """No LISTEN, no lock of a session's: nothing a transaction pooler would break. A quarter of a second at most."""
     async with running(dsn, rhythm=Rhythm(), listen=False) as jobs, watching(dsn) as other:
-        assert not runner_of(jobs)._claimer._rhythm.listens
+        assert jobs.modes is not None and not jobs.modes.hears
         await asyncio.sleep(0.5)
         for number in range(3):
             await asyncio.sleep(0.3)

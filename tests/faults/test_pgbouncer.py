@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -20,14 +14,9 @@ from asyncjobs import Cancel, Constant, JobCancelled, JobFailed, Jobs, JobState,
 from asyncjobs._engine.claimer import Rhythm
 from asyncjobs._keeper.vigilance import Vigilance
 from tests.engine.running import running, watching
-from tests.features import need
+from tests.faults.poolers import pgbouncer
 from tests.store.jobs import new_job, store
 from tests.waiting import eventually_async
-
-PORT = 6432
-PROGRAM = shutil.which("pgbouncer") or next(
-    (path for path in ("/usr/sbin/pgbouncer", "/usr/local/sbin/pgbouncer") if os.access(path, os.X_OK)), None
-)
 
 ran: Counter[Any] = Counter()
 gate: asyncio.Event
@@ -70,66 +59,16 @@ async def commits(name: str) -> None:
 @pytest.fixture
 async def pooled(dsn: str) -> AsyncIterator[str]:
     """The DSN of the database through a pooler with three server connections."""
-    need("pgbouncer", PROGRAM)
-    assert PROGRAM is not None
-    address = urlsplit(dsn)
-    (host,) = parse_qs(address.query)["host"]
-    database = address.path.removeprefix("/")
-    folder = Path(
-        tempfile.mkdtemp(prefix="asyncjobs-")
-    )  # not below pytest's, which is closed to others than us
-    owner = os.stat(host)  # noqa: PTH116 -- the folder of the server's socket lets nobody else in
-    os.chown(folder, owner.st_uid, owner.st_gid)
-    config = folder / "pgbouncer.ini"
-    config.write_text(f"""
-[databases]
-{database} = host={host} port=5432 dbname={database} user=postgres
-[pgbouncer]
-pool_mode = transaction
-auth_type = any
-unix_socket_dir = {folder}
-listen_port = {PORT}
-default_pool_size = 3
-max_client_conn = 100
-logfile = {folder}/log
-pidfile = {folder}/pid
-ignore_startup_parameters = extra_float_digits
-""")
-    config.chmod(0o644)
-    identity: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
-    process = subprocess.Popen(  # noqa: ASYNC220
-        [PROGRAM, "-q", str(config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        **identity,
-    )
-    through = f"postgresql://postgres@/{database}?host={folder}&port={PORT}"
-
-    async def answers() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()
-        try:
-            connection = await asyncpg.connect(through, statement_cache_size=0)
-        except OSError:
-            return False
-        await connection.close()
-        return True
-
-    try:
-        await eventually_async(answers)
+    async with pgbouncer(dsn) as through:
         yield through
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder)
 
 
 @pytest.mark.failure_mode("F48")
 async def test_jobs_run_behind_a_transaction_pooler(pooled: str, dsn: str) -> None:
-    """Enqueued and run by polling alone: results, retries, cancelling, pausing and completing with one's own writes."""
+    """Nobody says that there is one. Enqueued and run by polling alone: results, retries, cancelling, pausing and completing with one's own writes."""
     async with watching(dsn) as other:
         await other.connection.execute("create table effects (name text)")
-        async with running(pooled, rhythm=Rhythm(), listen=False, slots=5) as jobs:
+        async with running(pooled, rhythm=Rhythm(), slots=5) as jobs:
             handles = await asyncio.gather(*(twice.later(number) for number in range(200)))
             results = await asyncio.gather(*(handle.result(timeout=20) for handle in handles))
             assert results == [number * 2 for number in range(200)]
@@ -181,10 +120,10 @@ async def test_two_runners_behind_a_pooler_do_not_take_each_other_for_dead(poole
     """They hold no locks: their leases speak for them."""
     alert = Vigilance(look_every=0.05, settle=0.1, lease=1.0, renew_every=0.1)
     async with (
-        running(pooled, rhythm=Rhythm(), listen=False, vigilance=alert),
+        running(pooled, rhythm=Rhythm(), vigilance=alert),
         watching(dsn) as other,
     ):
-        second = Jobs(pooled, listen=False, vigilance=alert)
+        second = Jobs(pooled, vigilance=alert)
         async with second.running():
             handle = await hold.set(jobs=second).later()
             await eventually_async(lambda: has_run("hold"))

@@ -241,7 +241,7 @@ async def test_a_job_enqueued_inside_starts_after_the_commit_even_where_nothing_
             handles.append(await other.later(5))
 
     jobs = Jobs(dsn, listen=False)
-    jobs._settings = attrs.evolve(jobs._settings, rhythm=Rhythm(listens=False, poll_from=300, poll_to=300))
+    jobs._settings = attrs.evolve(jobs._settings, rhythm=Rhythm(poll_from=300, poll_to=300))
     async with jobs.running():
         await final(await enqueued(script))
         assert await handles[0].result(timeout=10) == 5

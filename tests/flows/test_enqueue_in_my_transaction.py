@@ -227,7 +227,7 @@ async def test_a_committed_job_starts_without_waiting_for_a_poll(dsn: str, kind:
 async def test_a_session_needs_no_listen_to_wake_the_runner_here(dsn: str) -> None:
     """Behind a pooler nothing is heard, and what this process commits is run at once all the same."""
     jobs = Jobs(dsn, listen=False)
-    jobs._settings = attrs.evolve(jobs._settings, rhythm=Rhythm(listens=False, poll_from=300, poll_to=300))
+    jobs._settings = attrs.evolve(jobs._settings, rhythm=Rhythm(poll_from=300, poll_to=300))
     async with jobs.running(), engine_on(dsn) as engine, AsyncSession(engine) as session:
         await jobs.work_off()  # asleep
         for number in range(3):

@@ -62,7 +62,6 @@ HORIZON_FROM, HORIZON_TO = 0.002, 0.050
 class Rhythm:
     """How often to look when nothing wakes us, in seconds."""
 
-    listens: bool = True
     poll: float = 2.0  #: with notifications: the net below them
     poll_from: float = 0.02  #: without: at first …
     poll_to: float = 0.25  #: … and at most
@@ -189,7 +188,6 @@ class Claimer:
                 async with link(
                     self._source,
                     self._schema,
-                    pooled=not self._rhythm.listens,
                     durable=False,
                     answer=patience.answer,
                 ) as session:
@@ -459,7 +457,7 @@ class Claimer:
 
     async def _ready_to_sleep(self, session: Session) -> bool:
         """Announce that this runner is idle, and make sure that nobody looked for it just before."""
-        if not self._rhythm.listens:
+        if not self._identity.modes.hears:
             return True
         self._hungry_at = time.monotonic()
         missing = self._queues_with_free_slots() - self._announced
@@ -508,7 +506,7 @@ class Claimer:
 
     async def _sleep(self) -> None:
         """Until something happens, a job is due, or it is time to look."""
-        if self._rhythm.listens:
+        if self._identity.modes.hears:
             limit = self._rhythm.poll
         else:
             limit = self._pause = min(max(self._pause * 2, self._rhythm.poll_from), self._rhythm.poll_to)

@@ -37,14 +37,11 @@ class Completer:
         schema: str,
         identity: Identity,
         settled: Callable[[ClaimedJob], None],
-        *,
-        pooled: bool,
     ) -> None:
         self._source = source
         self._schema = schema
         self._identity = identity
         self._settled = settled  #: told of each job that this runner no longer answers for
-        self._pooled = pooled
         self._outcomes: list[Outcome] = []
         self._writing: list[Outcome] = []
         self._aside: list[Outcome] = []  #: refused for a reason that is not in them
@@ -76,9 +73,7 @@ class Completer:
         patience = Patience("the completer")
         while True:
             try:
-                async with link(
-                    self._source, self._schema, pooled=self._pooled, answer=patience.answer
-                ) as session:
+                async with link(self._source, self._schema, answer=patience.answer) as session:
                     await self._write_over(session, patience)
             except Exception as error:
                 await patience.wait_after(error)
@@ -87,7 +82,7 @@ class Completer:
         """Write what is unwritten, once, over a connection opened for it, for the jobs of an incarnation that is over."""
         incarnation, outcomes = self._identity.latest, [*self._writing, *self._outcomes, *self._aside]
         if incarnation is not None and outcomes:
-            async with link(self._source, self._schema, pooled=self._pooled) as session:
+            async with link(self._source, self._schema) as session:
                 for first in range(0, len(outcomes), A_BATCH):
                     await self._write(session, incarnation, outcomes[first : first + A_BATCH])
         self._writing, self._outcomes, self._aside = [], [], []

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import anyio
 
+from asyncjobs._model.modes import Modes
+
 
 class Identity:
     """The current incarnation, or none while the keeper has lost the server."""
@@ -18,6 +20,7 @@ class Identity:
     def __init__(self) -> None:
         self.current: int | None = None
         self.latest: int | None = None  #: outlives the loss: whose claims there still are
+        self.modes = Modes()  #: what works with the server it is known to
         self.losses = 0  #: rises with each loss
         self.on_doubt: Callable[[], None] = lambda: (
             None

@@ -19,6 +19,7 @@ import attrs
 
 from asyncjobs._model.backoff import Exponential
 from asyncjobs._store.faults import is_transient
+from asyncjobs._store.probes import is_pooled
 from asyncjobs._store.runners import prepare_session
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
@@ -43,18 +44,18 @@ _descriptors: set[int] = set()  #: what keeps them open
 
 @asynccontextmanager
 async def link(
-    source: Source, schema: str, *, pooled: bool, durable: bool = True, answer: float = ANSWER
+    source: Source, schema: str, *, durable: bool = True, answer: float = ANSWER
 ) -> AsyncIterator[Session]:
     """A session of the runner's own, each of whose statements is answered within *answer* seconds or raises.
 
-    Behind a pooler (*pooled*) it sets nothing, because the next user would inherit it.
+    Behind a pooler it sets nothing, because the next user would inherit it.
     """
     connection = await source.connect()
     try:
         _open.add(connection)
         _notice_a_dead_network(connection)
         session = _Answered(connection, schema, answer)
-        if not pooled:
+        if not is_pooled(connection):
             await prepare_session(session, synchronous_commit=durable)
         yield session
         with anyio.CancelScope(shield=True), anyio.move_on_after(1):

@@ -37,7 +37,7 @@ class LocalRunner(Protocol):
 class Enqueuer:
     """Stores jobs on the caller's connection, or in a transaction of their own."""
 
-    def __init__(self, source: Source, schema: str, *, payload_limit: int, listen: bool) -> None:
+    def __init__(self, source: Source, schema: str, *, payload_limit: int, listen: bool | None) -> None:
         self.schema = schema
         self.payload_limit = payload_limit
         self.runner: LocalRunner | None = None

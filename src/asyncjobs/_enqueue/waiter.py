@@ -18,6 +18,7 @@ import anyio
 
 from asyncjobs._model.job import Job
 from asyncjobs._store.listening import FINISHED, channel
+from asyncjobs._store.probes import is_pooled
 from asyncjobs._store.source import Source
 from asyncjobs.errors import DatabaseUnavailable, JobNotFound
 
@@ -34,10 +35,11 @@ Look = Callable[[int], Awaitable[Job | None]]
 class Waiter:
     """Tells who awaits a job that it is final."""
 
-    def __init__(self, source: Source, schema: str, *, listen: bool) -> None:
+    def __init__(self, source: Source, schema: str, *, listen: bool | None) -> None:
         self._source = source
         self._schema = schema
-        self._listen = listen
+        self._listen = listen is not False
+        self._by_hand = listen is True
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._hears = False
@@ -100,7 +102,10 @@ class Waiter:
         try:
             connection = await self._source.connect()
             try:
-                await self._hear_over(connection)
+                if is_pooled(connection) and not self._by_hand:
+                    self._listen = False  # nobody says whether it would be heard
+                else:
+                    await self._hear_over(connection)
             finally:
                 self._hears = False
                 with anyio.CancelScope(shield=True), anyio.move_on_after(1), suppress(Exception):

@@ -18,9 +18,11 @@ import orjson
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience, keep_open, link
 from asyncjobs._keeper.post import Crossing, hint
+from asyncjobs._keeper.probe import find_modes
 from asyncjobs._keeper.reconcile import Reconciler, Verdict
 from asyncjobs._keeper.sweep import Sweep
 from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._model.modes import Modes
 from asyncjobs._store.chores import rescue_jobs
 from asyncjobs._store.claims import adopt_jobs, find_held
 from asyncjobs._store.listening import CANCEL, FINISHED, QUEUES, READY, channel
@@ -59,13 +61,14 @@ class Keeper:
         identity: Identity,
         vigilance: Vigilance,
         *,
-        listens: bool,
+        modes: Modes | None,
     ) -> None:
         self._source = source
         self._schema = schema
         self._identity = identity
         self._vigilance = vigilance
-        self._listens = listens
+        self._modes_by_hand = modes
+        self._modes = modes or Modes()
         self._incarnation: int | None = None
         self._names: list[_Name] = []  #: under which there may still be jobs; the latest is the last
         self._reconciler = Reconciler(vigilance)
@@ -80,8 +83,7 @@ class Keeper:
     async def run(self) -> None:
         """Keep, until told to leave: whatever breaks is made anew."""
         async with anyio.create_task_group() as tasks:
-            if not self._listens:
-                tasks.start_soon(self._fence)
+            tasks.start_soon(self._fence)
             await self._keep_on()
             tasks.cancel_scope.cancel()
 
@@ -89,11 +91,10 @@ class Keeper:
         patience = Patience("the keeper")
         while True:
             try:
-                async with link(
-                    self._source, self._schema, pooled=not self._listens, answer=self._vigilance.answer
-                ) as session:
+                async with link(self._source, self._schema, answer=self._vigilance.answer) as session:
                     try:
                         await check_schema_version(session)
+                        self._choose(self._modes_by_hand or await find_modes(session, self._source))
                         patience.succeeded()
                         await self._keep(session)
                     finally:
@@ -110,13 +111,18 @@ class Keeper:
         self._session = None
         self._post.deaf(is_deaf=True)
 
+    def _choose(self, modes: Modes) -> None:
+        if modes != self._modes or self._incarnation is None:
+            logger.info("%s", modes)
+        self._modes = self._identity.modes = modes
+
     async def _keep(self, session: Session) -> None:
         gone = anyio.Event()
-        if self._listens:
+        if self._modes.hears:
             await self._listen(session, gone)
         await self._succeed(session)
         self._session = session
-        self._post.deaf(is_deaf=not self._listens)
+        self._post.deaf(is_deaf=not self._modes.hears)
         sweep = Sweep(session, self._vigilance)
         renewed_at = anyio.current_time()
         while True:
@@ -140,13 +146,16 @@ class Keeper:
             await self._reconcile(session, self._incarnation)
 
     async def _renew(self, session: Session, incarnation: int) -> bool:
-        believed_until = time.monotonic() + self._vigilance.fence_after  # from before it is said
+        believed_until = self._believed_from_now()  # from before it is said
         if await renew_lease(session, incarnation):
             self._believed_until = believed_until
             return True
         logger.warning("this runner was declared dead, and goes on under a new incarnation")
         self._doubt()
         return False
+
+    def _believed_from_now(self) -> float:
+        return float("inf") if self._modes.locks else time.monotonic() + self._vigilance.fence_after
 
     async def _fence(self) -> None:
         """Without a lock, stop what runs before others may take this runner for dead, should it be cut off from Postgres.
@@ -203,7 +212,7 @@ class Keeper:
         """
         self._identity.lose()
         former = list(self._names)  # more than one where the connection broke in the middle of this
-        believed_until = time.monotonic() + self._vigilance.fence_after
+        believed_until = self._believed_from_now()
         new = await self._register(session)
         held = await self._post.held() if former else []
         adopted: set[int] = set()
@@ -215,7 +224,7 @@ class Keeper:
             self._post.lost(lost)
         for name in former:
             await self._give_back(session, name.incarnation)
-            if self._listens and name.session is session:
+            if self._modes.locks and name.session is session:
                 await release_lock(session, name.lock_key)
             self._names.remove(name)
             self._reconciler.succeeded(name.incarnation)
@@ -234,7 +243,7 @@ class Keeper:
         while True:
             incarnation = secrets.randbelow(2**63 - 1) + 1
             key = incarnation % 2**32 - 2**31
-            if not self._listens or await hold_lock(session, key):
+            if not self._modes.locks or await hold_lock(session, key):
                 break
         self._names.append(_Name(incarnation, key, session))
         info = {"host": socket.gethostname(), "pid": os.getpid(), "python": platform.python_version()}
@@ -242,7 +251,7 @@ class Keeper:
             session,
             incarnation=incarnation,
             lock_key=key,
-            holds_lock=self._listens,
+            holds_lock=self._modes.locks,
             lease=self._vigilance.lease,
             name=f"{info['host']}:{info['pid']}",
             version=version_of_asyncjobs(),

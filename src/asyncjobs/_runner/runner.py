@@ -36,6 +36,7 @@ from asyncjobs._keeper.post import Account
 from asyncjobs._keeper.thread import KeeperThread
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._model.modes import Modes
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import LiveState
 from asyncjobs._store.claims import Caution, Claim, finish_jobs
@@ -55,7 +56,7 @@ class Settings:
     pools: Callable[[], Sequence[Pool]]
     provide: Provide
     retention: Retention
-    listens: bool = True
+    modes: Modes | None = None  #: None: found out by trying
     vigilance: Vigilance = attrs.field(factory=Vigilance)
     rhythm: Rhythm = attrs.field(factory=Rhythm)
     shutdown: float = 8.0  #: seconds to stop in, all in all
@@ -78,8 +79,7 @@ class Runner:
         #: the token of each claim, until the completer has written what came of it
         self._held: dict[int, int] = {}
         self._deaf = True
-        rhythm = attrs.evolve(settings.rhythm, listens=settings.listens)
-        schema, pooled = jobs.schema, not settings.listens
+        schema = jobs.schema
         self._claimer = Claimer(
             source,
             schema,
@@ -87,15 +87,15 @@ class Runner:
             pools=self._pools,
             pace=self._pace,
             kinds=settings.kinds,
-            rhythm=rhythm,
+            rhythm=settings.rhythm,
             begin=self._begin,
             claimed=self._claimed,
             release=self._release,
             is_empty=lambda: not self._held and not self._attempts,
             caution=Caution(settings.vigilance.alone, settings.vigilance.max_crashes),
         )
-        self._completer = Completer(source, schema, self._identity, self._settled, pooled=pooled)
-        keeper = Keeper(source, schema, self._identity, settings.vigilance, listens=settings.listens)
+        self._completer = Completer(source, schema, self._identity, self._settled)
+        keeper = Keeper(source, schema, self._identity, settings.vigilance, modes=settings.modes)
         self._keeper = KeeperThread(keeper, self._identity, self)
         self._janitor = Janitor(source, schema, settings.retention)
         self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
@@ -332,6 +332,11 @@ class Runner:
     def is_connected(self) -> bool:
         """Whether it has a place among the runners: jobs are claimed."""
         return self._identity.current is not None
+
+    @property
+    def modes(self) -> Modes | None:
+        """What was found to work with the database; None until it was reached."""
+        return self._identity.modes if self._identity.latest is not None else None
 
     @property
     def busy(self) -> int:

@@ -98,7 +98,7 @@ class Hosts:
         return chosen
 
     def _prefer(self, host: Host) -> None:
-        self._hosts.sort(key=lambda each: each != host)
+        self._hosts = sorted(self._hosts, key=lambda each: each != host)  # in one step: threads look on
 
 
 def _hang_up(task: asyncio.Task[Any]) -> None:
