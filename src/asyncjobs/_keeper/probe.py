@@ -32,9 +32,8 @@ from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs.errors import DatabaseUnavailable
 
-HEARD_WITHIN = (
-    1.0  #: seconds a notification is waited for; where it is heard at all, it takes one thousandth of that
-)
+ALL_WITHIN = 20.0  #: seconds; it takes a dozen round trips
+HEARD_WITHIN = 1.0  #: seconds a notification is waited for, which takes a thousandth of that
 PASSED_WITHIN = 1.0  #: seconds until passing over counts as waiting
 SHARED_ROUNDS = 4  #: how often both sessions are asked who answers
 
@@ -48,6 +47,11 @@ async def find_modes(session: Session, source: Source) -> Modes:
             "in one DSN (postgresql://…@one,two/…?target_session_attrs=read-write)"
         )
     pooled = is_pooled(session.connection)
+    with anyio.fail_after(ALL_WITHIN):
+        return await _look(session, source, pooled=pooled)
+
+
+async def _look(session: Session, source: Source, *, pooled: bool) -> Modes:
     async with _another(source, session.schema) as other:
         if other is None:  # the server has no room for one more
             return (
