@@ -30,12 +30,13 @@ from asyncjobs._model.options import DEFAULTS
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import FinalState, LiveState
 from asyncjobs._model.verbs import Cancel, Snooze
-from asyncjobs.errors import InvalidInput
+from asyncjobs.errors import InvalidInput, InvalidOption, UndecodableInput
 
 logger = logging.getLogger("asyncjobs")
 
 MOST_TRACEBACK = 8_000  #: characters of a traceback kept with the job: its end, where the error is
 MOST_WORDS = 2_000  #: characters of what the error says
+MOST_LOGGED = 100_000  #: characters of an error whose traceback is logged; it stands in there as it is
 
 
 @attrs.define(eq=False)
@@ -167,11 +168,11 @@ class Attempt:
             done.result_error = storable_text(
                 str(error) if isinstance(error, InvalidInput) else words_of(error)
             )
+            # Not in the log: the reason shows what cannot be stored.
             logger.warning(
-                "job %s (%s) completed, but its result is not kept: %s",
+                "job %s (%s) completed, but its result is not kept; its result_error says why",
                 self.job.id,
                 self.job.kind,
-                done.result_error,
             )
         return done
 
@@ -237,9 +238,9 @@ class Attempt:
 
     def _wait(self) -> float:
         """Seconds until the next attempt. A backoff may be the user's own code, and wrong."""
-        own = self._own_options
-        backoff = backoff_from_json(own["backoff"]) if "backoff" in own else self.options["backoff"]
         try:
+            own = self._own_options
+            backoff = backoff_from_json(own["backoff"]) if "backoff" in own else self.options["backoff"]
             wait = seconds(backoff.delay(self.job.attempt, random.random()), "backoff")
         except Exception as error:
             _log(logging.ERROR, error, "the backoff of %s is wrong; the default is used", self.job.kind)
@@ -253,7 +254,10 @@ class Attempt:
 
     @property
     def _own_options(self) -> dict[str, Any]:
-        return orjson.loads(self.job.options) if self.job.options else {}
+        own = orjson.loads(self.job.options) if self.job.options else {}
+        if type(own) is not dict:
+            raise InvalidOption("the stored options are not an object of names and values")
+        return own
 
 
 def _is_awaitable(value: Any) -> bool:
@@ -270,17 +274,28 @@ def _as(said: BaseException, error: BaseException) -> BaseException:
 
 
 def _log(level: int, error: BaseException, message: str, *args: Any, extra: Any = None) -> None:
-    """Log with the traceback, if that can be had: it runs the error's own code, which may raise anything."""
+    """Log with the traceback, if that can be had: it runs the error's own code, which may raise anything.
+
+    Not that of an error which shows a job's inputs, nor of one that would fill the log.
+    """
+    if type(error) is UndecodableInput:
+        message += ": its stored inputs do not fit the definition here; its errors say where"
+        logger.log(level, message, *args, extra=extra)
+        return
     try:
-        logger.log(level, message, *args, exc_info=error, extra=extra)
+        is_short = len(str(error)) <= MOST_LOGGED
+        if is_short:
+            logger.log(level, message, *args, exc_info=error, extra=extra)
     except BaseException:
+        is_short = False
+    if not is_short:
         logger.log(level, f"{message}: %s", *args, words_of(error), extra=extra)  # noqa: G004 -- the same message
 
 
 def words_of(error: BaseException) -> str:
     """What *error* says, whatever it does when asked."""
     try:
-        said = str(error)
+        said = str.__str__(str(error))  # of a subclass, an own __format__ would be asked
     except BaseException:
         said = "(what it says cannot be had: its __str__ raises)"
     return f"{type(error).__name__}: {said}"[:MOST_WORDS]

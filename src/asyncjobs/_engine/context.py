@@ -196,7 +196,11 @@ class RunningJob:
             finished.result_error = (
                 f"{error}; current_job().result must be what the method is declared to return"
             )
-            logger.warning("job %s (%s) completes, but its result is not kept: %s", self.id, self.kind, error)
+            logger.warning(  # not with the reason, which shows what cannot be stored
+                "job %s (%s) completes, but its result is not kept; its result_error says why",
+                self.id,
+                self.kind,
+            )
         with explained(joined, "the job was completed"):
             if await self._finish(session, finished):
                 return

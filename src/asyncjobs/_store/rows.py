@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
+from math import isfinite
 from operator import itemgetter
 from typing import Any
 
@@ -52,18 +54,27 @@ def job(row: Iterable[Any]) -> Job:
     )
 
 
-def attempt_error(stored: dict[str, Any]) -> AttemptError:
-    """One entry of the errors column."""
-    return AttemptError(
-        attempt=stored["attempt"],
-        at=datetime.fromisoformat(stored["at"]),
-        error=stored["error"],
-        traceback=stored.get("traceback"),
-    )
+def attempt_error(stored: Any) -> AttemptError:
+    """One entry of the errors column. Somebody else may have written it: then as much as can be read."""
+    try:
+        return AttemptError(
+            attempt=stored["attempt"],
+            at=datetime.fromisoformat(stored["at"]),
+            error=str(stored["error"]),
+            traceback=stored.get("traceback"),
+        )
+    except (TypeError, KeyError, ValueError):
+        return AttemptError(attempt=0, at=_UNKNOWN, error=str(stored))
+
+
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
 
 
 def from_json(text: str | None) -> Any:
-    """What jsonb printed. Numbers beyond 64 bits are legal there, and orjson refuses them."""
+    """What jsonb printed, whoever stored it. Numbers beyond 64 bits are legal there, and orjson refuses them.
+
+    What Python cannot read at all is given as its text, so that one row does not hide the others.
+    """
     if text is None:
         return None
     try:
@@ -71,4 +82,12 @@ def from_json(text: str | None) -> Any:
     except orjson.JSONDecodeError:
         import json  # noqa: PLC0415 -- the rare road
 
-        return json.loads(text)
+        try:
+            return json.loads(text, parse_float=_number)
+        except (ValueError, RecursionError):  # thousands of digits, or of levels
+            return text
+
+
+def _number(digits: str) -> float | Decimal:
+    number = float(digits)
+    return number if isfinite(number) else Decimal(digits)

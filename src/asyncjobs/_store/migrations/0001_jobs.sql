@@ -30,7 +30,11 @@ create table asyncjobs.live_jobs (
   options jsonb,                               -- timeout and backoff, when given for this one job
   errors jsonb,                                -- of failed attempts, oldest first, bounded
   check (runner is null or state = 0),
-  check (crashes = 0 or state <> 0 or runner is not null)    -- a suspect never waits among the others …
+  check (crashes = 0 or state <> 0 or runner is not null),   -- a suspect never waits among the others …
+  -- Who may only insert cannot stop those who run: they could not read other moments, nor notify of a longer name.
+  check (least(scheduled_at, created_at) >= timestamptz '0001-01-01 00:00+00'
+         and greatest(scheduled_at, created_at) < timestamptz '10000-01-01 00:00+00'),
+  check (octet_length(queue) <= 480)
 ) with (
   fillfactor = 50,
   vacuum_truncate = off,                       -- no exclusive lock, and the planner never sees a table of zero pages
