@@ -367,6 +367,22 @@ async def test_jobs_run_in_the_lifespan_of_every_framework(dsn: str, way: str) -
     assert not is_open(jobs)
 
 
+@pytest.mark.failure_mode("F37")
+async def test_a_lifespan_that_nobody_runs_is_said_by_the_first_enqueue(dsn: str) -> None:
+    """Frameworks do not run the lifespan of a mounted application: no job is stored that nobody would run, and it is said."""
+    jobs = Jobs(dsn)
+    outer = FastAPI()
+    outer.mount("/inner", fastapi(lifespan=jobs.lifespan))
+    async with (
+        LifespanManager(outer) as manager,
+        httpx.AsyncClient(transport=httpx.ASGITransport(manager.app), base_url="http://test") as client,
+    ):
+        with pytest.raises(WhichJobs, match="lifespan"):
+            await client.post("/inner/double/21")
+    async with jobs:
+        assert await jobs.list_jobs() == []
+
+
 async def test_one_jobs_runs_again_after_it_has_stopped(dsn: str) -> None:
     """Test clients start and stop an application many times."""
     jobs = Jobs(dsn)
