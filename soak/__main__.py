@@ -58,10 +58,7 @@ def main(
     violations = checks.check(record)
     print(report.summary(record, violations))
     if report_to is not None:
-        command = "python -m soak " + " ".join(
-            word for word in sys.argv[1:] if not word.startswith("--report")
-        )
-        report_to.write_text(report.page(record, violations, command.replace(f" {report_to}", "")))
+        report_to.write_text(report.page(record, violations))
     sys.exit(1 if any(violations.values()) else 0)
 
 

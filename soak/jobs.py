@@ -17,7 +17,7 @@ from soak.history import Recorder
 
 recorder: Recorder
 jobs: Jobs  #: the one this process runs
-pool: asyncpg.Pool  #: the application's own connections
+dsn: str  #: for the application's own connections
 
 QUEUES = {"wide": 20, "narrow": 2}  #: slots of each in one process
 LONGEST = 1.5  #: seconds a job takes at most
@@ -110,12 +110,19 @@ async def effect(key: str, seconds: float) -> None:
 async def handover(key: str, seconds: float) -> None:
     """Completes in a transaction of the application's, on its own connection."""
     with witnessed(key) as token:
-        async with pool.acquire() as connection, connection.transaction():
-            await connection.execute(
-                "insert into soak.effects (key, job, token) values ($1, $2, $3)", key, current_job().id, token
-            )
-            await asyncio.sleep(seconds)
-            await current_job().complete(on=connection)
+        connection = await asyncpg.connect(dsn, timeout=5, command_timeout=30)
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    "insert into soak.effects (key, job, token) values ($1, $2, $3)",
+                    key,
+                    current_job().id,
+                    token,
+                )
+                await asyncio.sleep(seconds)
+                await current_job().complete(on=connection)
+        finally:
+            connection.terminate()
 
 
 @job(kind="soak:parent", **OFTEN)

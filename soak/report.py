@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -83,7 +84,7 @@ def latencies(record: Record) -> list[tuple[str, int, str, str, str]]:
     return rows
 
 
-def page(record: Record, violations: Mapping[str, Sequence[str]], command: str) -> str:
+def page(record: Record, violations: Mapping[str, Sequence[str]]) -> str:
     """For the documentation."""
     run = Reading(record)
     config = next((event.detail for event in run.of("config")), {})
@@ -98,7 +99,7 @@ def page(record: Record, violations: Mapping[str, Sequence[str]], command: str) 
         "what happened to every row, and what is stored. This page is written by the command itself.",
         "",
         "```text",
-        command,
+        re.sub(r" --(report|folder)[ =]\S+", "", config.get("command", "python -m soak")),
         "```",
         "",
         f"**{len(record.jobs):,} jobs, {sum(faults.values()):,} faults, {bad} violations.**",

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import sys
 import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -111,6 +112,7 @@ async def _about(plan: Plan, dsn: str) -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         **told,
+        "command": " ".join(["python -m soak", *sys.argv[1:]]),
         "postgres": version,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
@@ -153,8 +155,9 @@ async def _play(stage: Stage, plan: Plan, times: Times) -> None:
 
 
 async def _drain(stage: Stage, times: Times) -> None:
-    """Wait until every job is final and nobody but those who live is a runner, or until that should have been so long ago."""
-    deadline = time.monotonic() + times.rescue * 2 + 60
+    """Wait until every job is final and only who lives is a runner, as long as something happens that brings this nearer."""
+    patience = times.rescue * 2 + 60
+    fewest, deadline = float("inf"), time.monotonic() + patience
     while time.monotonic() < deadline:
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             connection = await look_on(stage.dsn)
@@ -163,6 +166,8 @@ async def _drain(stage: Stage, times: Times) -> None:
                     left = await connection.fetchrow(DRAINED)
                     if left is not None and left["jobs"] == 0 and left["runners"] <= len(stage.seats):
                         return
+                    if left is not None and left["jobs"] < fewest:
+                        fewest, deadline = left["jobs"], time.monotonic() + patience
                     await asyncio.sleep(0.1)
             finally:
                 connection.terminate()

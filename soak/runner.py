@@ -13,8 +13,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-
 from asyncjobs import Jobs
 from asyncjobs._keeper.vigilance import Vigilance
 from soak import jobs as kinds
@@ -45,8 +43,7 @@ async def main(dsn: str, direct: str, folder: Path, config: dict[str, Any]) -> N
     kinds.jobs = Jobs(
         dsn, queues=kinds.QUEUES, listen=config["listen"], vigilance=Vigilance(**config["vigilance"])
     )
-    kinds.pool = asyncpg.create_pool(direct, min_size=0, max_size=4, timeout=5, command_timeout=30)
-    await connect_to(kinds.pool)
+    kinds.dsn = direct
     async with kinds.jobs.running():
         recorder.note("process", "up", seat=config["seat"], listen=config["listen"])
         while not stop.is_set():
@@ -57,13 +54,7 @@ async def main(dsn: str, direct: str, folder: Path, config: dict[str, Any]) -> N
             except TimeoutError:
                 continue
         recorder.note("process", "stopping")
-    kinds.pool.terminate()
     recorder.note("process", "down")
-
-
-async def connect_to(pool: asyncpg.Pool) -> None:
-    """A pool is made ready without a connection; Postgres may be away just now."""
-    await pool
 
 
 def measure(recorder: Recorder) -> None:

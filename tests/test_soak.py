@@ -733,7 +733,7 @@ def test_a_report_says_what_was_found() -> None:
     """The page and the summary name each check with its violations."""
     record = held_for_ever()
     violations = check(record)
-    page = report.page(record, violations, "python -m soak --seed 1")
+    page = report.page(record, violations)
     assert "**12 jobs, 2 faults, 1 violations.**" in page
     assert "| C1 | Nothing is lost | 1 |" in page
     assert "j20 (job 20) is running" in report.summary(record, violations)
