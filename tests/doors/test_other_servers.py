@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +19,12 @@ from typing import Any
 import httpx
 import pytest
 
-from asyncjobs import JobState
+from asyncjobs import Jobs, JobState
+from asyncjobs.embedded import TEST_SETTINGS, Embedded
+from tests.doors.test_embedded import processes_of
 from tests.doors.test_uvicorn import APPLICATION, Server, is_running, is_untouched, look_at, runners
 from tests.features import need
-from tests.waiting import eventually_async
+from tests.waiting import eventually, eventually_async
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 
@@ -169,3 +174,70 @@ async def test_a_reload_gives_running_jobs_to_the_new_code(dsn: str, start: Any,
     server.tell(signal.SIGTERM)
     await server.ended(within=30)
     assert await is_untouched(dsn, held), server.log
+
+
+WITH_A_POSTGRES = """
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from asyncjobs import Jobs, job
+from asyncjobs.embedded import TEST_SETTINGS, Embedded
+from fastapi import FastAPI
+
+
+@job(kind="served:pid")
+async def pid() -> int:
+    return os.getpid()
+
+
+@asynccontextmanager
+async def lifespan(app):
+    with Embedded(dir=os.environ["DATA"], settings=TEST_SETTINGS).running() as dsn:
+        jobs = Jobs(dsn)
+        await jobs.migrate()
+        async with jobs.running():
+            yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/ping")
+async def ping():
+    return await (await pid.later()).result(timeout=20)
+"""
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A folder for data, which the server's user may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="test-ends-"))
+    folder.chmod(0o755)
+    yield folder / "pg"
+    eventually(lambda: not processes_of(folder))
+    shutil.rmtree(folder)
+
+
+@pytest.mark.failure_mode("F32", "F116")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+async def test_an_embedded_postgres_ends_with_the_server(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path, how: signal.Signals
+) -> None:
+    """Told to stop or killed: nothing of Postgres is left, it was shut down in order, and its data are there again."""
+    monkeypatch.setenv("DATA", str(data))
+    (tmp_path / "application.py").write_text(WITH_A_POSTGRES)
+    for _ in range(2):
+        port = free_port()
+        server = start(["-m", "uvicorn", "--port", str(port), "application:app"])
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            await serves(server, client)
+        server.tell(how)
+        await server.ended(within=30)
+        await asyncio.to_thread(eventually, lambda: not processes_of(data))
+        log = (data / "log").read_text()
+        assert log.rstrip().endswith("database system is shut down"), log
+        assert "not properly shut down" not in log
+    with Embedded(dir=data, settings=TEST_SETTINGS).running() as dsn:
+        async with Jobs(dsn) as jobs:
+            assert len(await jobs.list_jobs(states=["completed"])) == 2
