@@ -21,7 +21,7 @@ C11 A cancel is honoured: answered `cancelled`, the job never starts again and e
 C12 Nothing is left: no runner on the list, no lock, no session; processes end when they are told, with 0 and in time, use no
     more files, threads, tasks and memory than they may, and log no fault of ours; nothing was left unawaited.
 C13 A job that takes its process down does so three times at most, and is failed for it; nobody else is, unless it was there
-    at three kills from outside. No kind fails, or is cancelled unasked, that does not do so by itself.
+    at three kills from outside; who is suspected runs alone in its process. No kind fails, or is cancelled unasked, that does not do so by itself.
 
 They are the study's, where what they speak of exists. Its C7 (unique, serial and limit keys) and C8 (cron) are here about order
 and due times, until there are such keys and cron; its C11 (a web application's answers meanwhile) is about cancels.
@@ -411,6 +411,24 @@ def poisons(run: Reading) -> Iterator[str]:
             yield f"{name} is failed"
         elif job.state == "cancelled" and job.kind not in REFUSING and job.job not in asked:
             yield f"{name} is cancelled, and nobody asked"
+    yield from _in_company(run)
+
+
+def _in_company(run: Reading) -> Iterator[str]:
+    suspects = {
+        (change.job, change.token)
+        for change in run.record.trail
+        if change.was_state == SUSPECTED and change.state == 0 and change.runner is not None
+    }
+    beside: dict[int, list[Attempt]] = defaultdict(list)
+    for attempt in run.attempts:
+        beside[attempt.pid].append(attempt)
+    for attempt in run.attempts:
+        if (attempt.job, attempt.token) in suspects:
+            until = min(attempt.end, attempt.start + run.times.alone)
+            for other in beside[attempt.pid]:
+                if other.job != attempt.job and other.start < until and other.end > attempt.start:
+                    yield f"job {other.job} ran in {other.pid} beside job {attempt.job}, a suspect"
 
 
 CHECKS: dict[str, Callable[[Reading], Iterable[str]]] = {

@@ -90,6 +90,7 @@ class Times:
     settle: float = 10.0
     lease: float = 20.0
     max_crashes: int = 3
+    alone: float = 30.0  #: a suspect has its process to itself for so long
     shutdown: float = 8.0
     passed_by: float = 10.0  #: a job may be overtaken in its lane while it has been ready for less
     slack: float = 10.0  #: what a busy machine may add to a rescue

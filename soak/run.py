@@ -66,7 +66,9 @@ async def soak(plan: Plan, folder: Path) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(folder, "stage")
     vigilance = plan.vigilance
-    times = Times(vigilance.look_every, vigilance.settle, vigilance.lease, vigilance.max_crashes)
+    times = Times(
+        vigilance.look_every, vigilance.settle, vigilance.lease, vigilance.max_crashes, vigilance.alone
+    )
     server = Server(Embedded(settings=SETTINGS, keep=False))
     await asyncio.to_thread(server.start)
     try:

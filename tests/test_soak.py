@@ -618,6 +618,22 @@ def poison_without_end() -> Record:
 
 
 @violates("C13")
+def a_suspect_in_company() -> Record:
+    story = in_quiet(kind="nap")
+    story.enqueue(EVER_AFTER, 21)
+    story.claim(EVER_AFTER + 1, 20)
+    story.start(EVER_AFTER + 2, 20)
+    story.die(EVER_AFTER + 3, ONE)
+    story.change(EVER_AFTER + 5, 20, state=4, runner=None, attempt=0, crashes=1)
+    story.claim(EVER_AFTER + 6, 20, TWO)
+    story.start(EVER_AFTER + 7, 20, TWO)
+    story.run(EVER_AFTER + 8, 21, TWO)
+    story.end(EVER_AFTER + 9, 20, pid=TWO)
+    story.finish(EVER_AFTER + 9.1, 20)
+    return story.record()
+
+
+@violates("C13")
 def cancelled_and_nobody_asked() -> Record:
     story = in_quiet()
     story.finish(EVER_AFTER + 1, 20, 12)
