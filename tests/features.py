@@ -16,5 +16,9 @@ def need(feature: str, present: object) -> None:
     pytest.skip(f"this machine lacks {feature}")
 
 
+def need_memory_cgroup() -> None:
+    need("a memory cgroup (version 1) to write to", os.access("/sys/fs/cgroup/memory/cgroup.procs", os.W_OK))
+
+
 def need_root() -> None:
     need("root", os.geteuid() == 0)

@@ -6,8 +6,10 @@ What happens is appended to LOG, one line at a time, by every process of a test:
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -114,6 +116,30 @@ async def poison(name: str) -> None:
     say("START", name)
     os.kill(os.getpid(), signal.SIGKILL)
     await asyncio.sleep(60)
+
+
+@job(kind="fault:die")
+async def die(name: str, how: str, after: float = 0.0) -> None:
+    """Takes its process with it, one way or another."""
+    say("START", name)
+    await asyncio.sleep(after)
+    if how == "exit":
+        os._exit(3)
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "abort":
+        os.abort()
+    if how == "memory":
+        hoard = []
+        while True:
+            hoard.append(b"x" * 16_000_000)
+
+
+@job(kind="fault:hold_the_gil")
+def hold_the_gil(name: str) -> None:
+    """A regular expression that nothing interrupts, in a thread; and nothing else runs meanwhile."""
+    say("START", name)
+    re.fullmatch(r"(a|aa)+", "a" * 60 + "b")
 
 
 async def main(dsn: str, config: dict[str, Any]) -> None:
