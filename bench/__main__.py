@@ -8,22 +8,49 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from bench import drain, enqueue, latency, raw_batch
+from bench import drain, enqueue, latency, raw_batch, recovery
 from bench.server import fresh_database, server
 
 ALL = ("drain", "enqueue", "latency")
+SLOW = ("recovery",)  #: minutes each; only when named
 Measure = Callable[[str], Awaitable[float]]
 
 
-@click.command(help="Measure asyncjobs against the limit of raw SQL. Without names: everything.")
-@click.argument("names", nargs=-1, type=click.Choice(ALL))
+@click.command(
+    help="Measure asyncjobs against the limit of raw SQL. Without names: everything but `recovery`."
+)
+@click.argument("names", nargs=-1, type=click.Choice([*ALL, *SLOW]))
 @click.option("--pairs", default=5, show_default=True, help="Interleaved pairs of each comparison.")
 @click.option("--jobs", default=60_000, show_default=True, help="Jobs of one drain.")
 @click.option("--slots", default=200, show_default=True, help="Slots of the draining runner.")
 @click.option("--seconds", default=3.0, show_default=True, help="Length of one enqueue run.")
-def main(names: tuple[str, ...], pairs: int, jobs: int, slots: int, seconds: float) -> None:
+@click.option("--runs", default=20, show_default=True, help="recovery: processes killed; of the rest, fewer.")
+@click.option("--outage", default=30.0, show_default=True, help="recovery: seconds without Postgres.")
+@click.option("--block", default=60.0, show_default=True, help="recovery: seconds a job blocks the loop.")
+@click.option("--restarts", default=20, show_default=True, help="recovery: restarts of Postgres.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(recovery.MEASUREMENTS), help="recovery: not all of it."
+)
+def main(
+    names: tuple[str, ...],
+    pairs: int,
+    jobs: int,
+    slots: int,
+    seconds: float,
+    runs: int,
+    outage: float,
+    block: float,
+    restarts: int,
+    only: tuple[str, ...],
+) -> None:
     with server() as dsn:
         asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
+        if "recovery" in names:
+            asyncio.run(
+                recovery.report(
+                    dsn, runs, only=only, outage_seconds=outage, block_seconds=block, restarts=restarts
+                )
+            )
 
 
 async def measure(

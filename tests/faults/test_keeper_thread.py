@@ -20,7 +20,7 @@ import attrs
 import psycopg
 import pytest
 
-from asyncjobs import Jobs, job
+from asyncjobs import Jobs, current_job, job
 from asyncjobs._keeper.thread import KeeperThread
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.runners import list_runners
@@ -66,6 +66,14 @@ async def hold(name: str) -> str:
 @job(kind="keeper_thread:note")
 async def note(name: str) -> None:
     """Done at once."""
+
+
+@job(kind="keeper_thread:ask")
+async def ask(name: str) -> None:
+    async with current_job().transaction() as connection:
+        await connection.execute("select 1")
+        started[name] += 1
+        await connection.execute("select pg_sleep(3600)")
 
 
 async def begun(name: str, times: int = 1) -> None:
@@ -411,6 +419,29 @@ async def test_with_a_lock_a_runner_that_is_cut_off_lets_its_jobs_go_on(dsn: str
         gate.set()
         assert await handle.result(timeout=20) == "job"
     assert (started, ended, cancelled) == ({"job": 1}, {"job": 1}, {})
+
+
+@pytest.mark.failure_mode("F20")
+@pytest.mark.parametrize("source", ["dsn", "engine"])
+async def test_a_job_on_a_dead_network_is_cancelled_at_once(dsn: str, source: str) -> None:
+    """In the middle of a statement of its transaction: no answer to the rollback is waited for, no connection lost to others."""
+    async with proxy_to(dsn) as proxy, AsyncExitStack() as opened:
+        if source == "dsn":
+            jobs = Jobs(proxy.dsn, shutdown_timeout=1.0)
+        else:
+            engine = await opened.enter_async_context(engine_on(proxy.dsn.partition("?")[0]))
+            jobs = Jobs(engine=engine, shutdown_timeout=1.0)
+        async with jobs.running():
+            await ask.later("asks")
+            await begun("asks")
+            proxy.die()
+            (attempt,) = runner_of(jobs)._attempts.values()
+            asked_at = time.monotonic()
+            attempt.stop("cancel")
+            assert attempt.task is not None
+            done, _ = await asyncio.wait([attempt.task], timeout=5)
+            assert done, f"not within {time.monotonic() - asked_at} s"
+            proxy.revive()
 
 
 # Names.

@@ -16,8 +16,11 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._store.connection import Connection, abandon
 from asyncjobs._store.foreign import Joined
 from asyncjobs.errors import WhichJobs, WrongConnection
+
+UNDONE_WITHIN = 0.5  #: seconds the server has to undo a transaction over the connection it was made on
 
 
 @attrs.define(eq=False)
@@ -61,7 +64,7 @@ async def transaction(jobs: Enqueuer, *when_committed: Callable[[], None]) -> As
     """
     told = list(when_committed)
     async with jobs.connection() as connection:
-        async with connection.transaction():
+        async with _undone_in_time(connection):
             joined = Joined(
                 connection, connection, commits_itself=False, is_open=lambda: True, on_commit=told.append
             )
@@ -69,6 +72,28 @@ async def transaction(jobs: Enqueuer, *when_committed: Callable[[], None]) -> As
                 yield joined
         for tell in told:
             tell()
+
+
+@asynccontextmanager
+async def _undone_in_time(connection: Connection) -> AsyncIterator[None]:
+    """A transaction of *connection*. When undoing it gets no answer, as on a dead network, the connection is abandoned: the
+    server undoes it by itself.
+    """
+    transaction = connection.transaction()
+    await transaction.__aenter__()
+    try:
+        yield
+    except GeneratorExit as error:  # closed by another task, whose time this is
+        await transaction.__aexit__(GeneratorExit, error, error.__traceback__)
+        raise
+    except BaseException as error:
+        try:
+            async with asyncio.timeout(UNDONE_WITHIN):
+                await transaction.__aexit__(type(error), error, error.__traceback__)
+        except TimeoutError:
+            await abandon(connection)
+        raise
+    await transaction.__aexit__(None, None, None)
 
 
 def bind(jobs: Enqueuer) -> None:
