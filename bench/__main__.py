@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from bench import drain, enqueue, latency, raw_batch, recovery
+from bench import drain, enqueue, latency, raw_batch, recovery, requests
 from bench.server import fresh_database, server
 
-ALL = ("drain", "enqueue", "latency")
+ALL = ("drain", "enqueue", "latency", "requests")
 SLOW = ("recovery",)  #: minutes each; only when named
 Measure = Callable[[str], Awaitable[float]]
 
@@ -23,7 +23,10 @@ Measure = Callable[[str], Awaitable[float]]
 @click.option("--pairs", default=5, show_default=True, help="Interleaved pairs of each comparison.")
 @click.option("--jobs", default=60_000, show_default=True, help="Jobs of one drain.")
 @click.option("--slots", default=200, show_default=True, help="Slots of the draining runner.")
-@click.option("--seconds", default=3.0, show_default=True, help="Length of one enqueue run.")
+@click.option("--seconds", default=3.0, show_default=True, help="Length of one run of enqueue or requests.")
+@click.option("--rate", default=100.0, show_default=True, help="requests: how many a second.")
+@click.option("--web-slots", default=20, show_default=True, help="requests: slots beside them.")
+@click.option("--unguarded", is_flag=True, help="requests: beside jobs that do not give way.")
 @click.option("--runs", default=20, show_default=True, help="recovery: processes killed; of the rest, fewer.")
 @click.option("--outage", default=30.0, show_default=True, help="recovery: seconds without Postgres.")
 @click.option("--block", default=60.0, show_default=True, help="recovery: seconds a job blocks the loop.")
@@ -37,6 +40,9 @@ def main(
     jobs: int,
     slots: int,
     seconds: float,
+    rate: float,
+    web_slots: int,
+    unguarded: bool,
     runs: int,
     outage: float,
     block: float,
@@ -45,12 +51,23 @@ def main(
 ) -> None:
     with server() as dsn:
         asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
+        if not names or "requests" in names:
+            asyncio.run(beside_requests(dsn, pairs, rate, seconds, web_slots, not unguarded))
         if "recovery" in names:
             asyncio.run(
                 recovery.report(
                     dsn, runs, only=only, outage_seconds=outage, block_seconds=block, restarts=restarts
                 )
             )
+
+
+async def beside_requests(
+    dsn: str, pairs: int, rate: float, seconds: float, slots: int, guarded: bool
+) -> None:
+    async with fresh_database(dsn) as database:
+        await requests.measure(
+            database, pairs, rate=rate, seconds=seconds, slots=slots, guarded=guarded, spread=spread
+        )
 
 
 async def measure(

@@ -1,8 +1,9 @@
 """What a saturating load of jobs does to the requests of the web process they run in, and what a job that blocks it does.
 
-Three processes: a FastAPI application under uvicorn, whose jobs run in its lifespan; a load generator that sends requests
-at a fixed rate, and counts a request's time from when it was due (a late answer delays no other question); and this one,
-which enqueues. The same server answers with and without jobs, in turn.
+Processes of their own: a FastAPI application under uvicorn, whose jobs run in its lifespan; a load generator that sends
+requests at a fixed rate, and counts a request's time from when it was due (a late answer delays no other question); and a
+runner that serves nobody and gives way to nothing, for what the same jobs do alone. The same server answers the same
+generator with and without jobs, in turn: what else the machine does falls on both.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ import asyncio
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from asyncjobs import Jobs, job
 
 CONNECTIONS = 16
+SETTLE = 1.0  #: seconds between what is compared
 PAUSE = 0.02  #: what a job waits for others, before its own query
 QUERY = "select id, code, name from stations where country = $1 order by id limit 20"
 SCHEMA = """
@@ -56,7 +58,7 @@ async def offender(seconds: float) -> None:
 # The web application.
 
 
-def application(dsn: str, slots: int | None, guarded: bool) -> Any:
+def application(dsn: str, queue: str, slots: int, guarded: bool) -> Any:
     from fastapi import FastAPI
 
     @asynccontextmanager
@@ -64,7 +66,7 @@ def application(dsn: str, slots: int | None, guarded: bool) -> Any:
         global pool
         async with asyncpg.create_pool(dsn, min_size=20, max_size=20) as pool:
             given: dict[str, Any] = {} if guarded else {"guard": None}
-            async with Jobs(pool=pool, slots=slots, **given).running() as jobs:
+            async with Jobs(pool=pool, queues={queue: slots}, **given).running() as jobs:
                 app.state.jobs = jobs
                 yield
 
@@ -78,6 +80,10 @@ def application(dsn: str, slots: int | None, guarded: bool) -> Any:
     async def count() -> dict[str, Any]:
         return {"ran": ran, "at": time.monotonic()}
 
+    @app.get("/open")
+    async def share() -> int:
+        return sum(pool.open for pool in app.state.jobs._supervisor.runner._pools)
+
     @app.get("/blockers")
     async def blockers() -> list[str]:
         return [f"{each}\n{each.stack}" for each in app.state.jobs.blockers()]
@@ -85,19 +91,20 @@ def application(dsn: str, slots: int | None, guarded: bool) -> Any:
     return app
 
 
-def serve(dsn: str, port: int, slots: int | None, guarded: bool) -> None:
+def serve(dsn: str, port: int, queue: str, slots: int, guarded: bool) -> None:
     import uvicorn
 
-    uvicorn.run(application(dsn, slots, guarded), host="127.0.0.1", port=port, log_level="warning", loop="asyncio")
+    app = application(dsn, queue, slots, guarded)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", loop="asyncio")
 
 
 # The load generator.
 
 
-async def load(port: int, rate: float, seconds: float) -> list[float]:
-    """Milliseconds of each request, from when it was due."""
+async def load(port: int, rate: float, seconds: float) -> list[tuple[float, float]]:
+    """Of each request: when it was due, and the milliseconds it took from then."""
     due: asyncio.Queue[tuple[int, float]] = asyncio.Queue()
-    took: list[float] = []
+    took: list[tuple[float, float]] = []
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -108,7 +115,7 @@ async def load(port: int, rate: float, seconds: float) -> list[float]:
             assert head.startswith(b"HTTP/1.1 200"), head
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
-            took.append((time.monotonic() - at) * 1000)
+            took.append((at, (time.monotonic() - at) * 1000))
 
     clients = [asyncio.create_task(client()) for _ in range(CONNECTIONS)]
     start = time.monotonic() + 0.1
@@ -131,11 +138,11 @@ async def load(port: int, rate: float, seconds: float) -> list[float]:
 
 
 class Served:
-    """The server, and how to load it."""
+    """A server, and how to load it."""
 
-    def __init__(self, dsn: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.dsn, self.port, self.process, self.log = dsn, port, process, log
-        self.number = 0
+    def __init__(self, dsn: str, port: int, queue: str) -> None:
+        self.dsn, self.port, self.queue = dsn, port, queue
+        self.stored = 0
 
     async def get(self, path: str) -> Any:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -145,54 +152,48 @@ class Served:
         finally:
             writer.close()
 
-    async def requests(self, rate: float, seconds: float) -> list[float]:
+    async def requests(self, rate: float, seconds: float) -> list[tuple[float, float]]:
         command = [sys.executable, "-m", "bench.requests", "load", str(self.port), str(rate), str(seconds)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         answer, _ = await process.communicate()
-        took: list[float] = json.loads(answer)
-        return took
+        return [(at, ms) for at, ms in json.loads(answer)]
 
-    @asynccontextmanager
-    async def jobs(self, count: int) -> AsyncIterator[None]:
-        """A load of jobs that lasts; what is left of it stays in a paused queue."""
-        self.number += 1
-        queue = f"load{self.number}"
-        async with Jobs(self.dsn) as jobs:
-            await jobs.pause(queue)
-            for first in range(0, count, 5000):
-                await jobs.enqueue_many(io.set(queue=queue).prepare(i) for i in range(first, min(first + 5000, count)))
-            await jobs.resume(queue)
-            before = (await self.get("/ran"))["ran"]
-            while (await self.get("/ran"))["ran"] == before:
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(1.0)  # the beginning is not what lasts
-            try:
-                yield
-            finally:
-                await jobs.pause(queue)
-                while True:
-                    first = (await self.get("/ran"))["ran"]
-                    await asyncio.sleep(0.3)
-                    if (await self.get("/ran"))["ran"] == first:
-                        break
+    async def store(self, jobs: Jobs, enough: int) -> None:
+        """At least so many jobs wait, in a queue that is paused."""
+        while self.stored - (await self.get("/ran"))["ran"] < enough:
+            await jobs.enqueue_many(io.set(queue=self.queue).prepare(i) for i in range(5000))
+            self.stored += 5000
 
-    async def rate(self, during: Any) -> tuple[float, Any]:
-        """Jobs per second while *during* is awaited, and what that gave."""
+    async def work(self, jobs: Jobs, seconds: float) -> tuple[float, float, float]:
+        """Jobs run for so long: from when to when, on the monotonic clock, and how many a second."""
+        await jobs.resume(self.queue)
+        await asyncio.sleep(SETTLE)
         before = await self.get("/ran")
-        said = await during
+        await asyncio.sleep(seconds)
         after = await self.get("/ran")
-        return (after["ran"] - before["ran"]) / (after["at"] - before["at"]), said
+        await jobs.pause(self.queue)
+        await asyncio.sleep(SETTLE / 2)
+        return before["at"], after["at"], (after["ran"] - before["ran"]) / (after["at"] - before["at"])
 
 
 @asynccontextmanager
-async def served(dsn: str, slots: int | None, guarded: bool, directory: Path) -> AsyncIterator[Served]:
+async def served(dsn: str, queue: str, slots: int, guarded: bool, log: Path) -> AsyncIterator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    log = directory / "server.log"
-    command = [sys.executable, "-m", "bench.requests", "serve", dsn, str(port), str(slots or 0), str(int(guarded))]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.requests",
+        "serve",
+        dsn,
+        str(port),
+        queue,
+        str(slots),
+        str(int(guarded)),
+    ]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
-        server = Served(dsn, port, process, log)
+        server = Served(dsn, port, queue)
         try:
             while True:
                 assert process.poll() is None, log.read_text()
@@ -212,64 +213,94 @@ def p(values: list[float], part: float) -> float:
 
 
 async def measure(
-    dsn: str, pairs: int, *, rate: float, seconds: float, slots: int | None, guarded: bool, directory: Path, spread: Any
+    dsn: str,
+    pairs: int,
+    *,
+    rate: float,
+    seconds: float,
+    slots: int,
+    guarded: bool,
+    spread: Callable[..., str],
 ) -> None:
+    """Print what the requests saw without jobs and beside them, and what the jobs did alone and beside requests."""
     await Jobs(dsn).migrate()
     connection = await asyncpg.connect(dsn)
     await connection.execute(SCHEMA)
     await connection.close()
-    async with served(dsn, slots, guarded, directory) as server:
-        await server.requests(rate, 2)  # warm
-        rows = []
-        for number in range(pairs):
-            found: dict[str, Any] = {}
-            for phase in ("without", "with", "alone") if number % 2 == 0 else ("alone", "with", "without"):
-                if phase == "without":
-                    found["without"] = await server.requests(rate, seconds)
-                elif phase == "with":
-                    async with server.jobs(int(2500 * (seconds + 4))):
-                        found["beside"], found["with"] = await server.rate(server.requests(rate, seconds))
-                else:
-                    async with server.jobs(int(2500 * (seconds + 3))):
-                        found["alone"], _ = await server.rate(asyncio.sleep(seconds))
-            rows.append(found)
-        print(
-            f"requests: FastAPI under uvicorn, {rate:g} requests/s for {seconds:g} s a run, {pairs} pairs; "
-            f"jobs that wait {PAUSE * 1000:g} ms and query, {slots or 20} slots, guard {'on' if guarded else 'off'}"
-        )
-        for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-            without = [p(row["without"], part) for row in rows]
-            beside = [p(row["with"], part) for row in rows]
-            ratio = [b / a for a, b in zip(without, beside, strict=True)]
+    with tempfile.TemporaryDirectory() as logs:
+        async with (
+            Jobs(dsn) as jobs,
+            served(dsn, "web", slots, guarded, Path(logs, "web")) as web,
+            served(dsn, "alone", slots, False, Path(logs, "alone")) as alone,
+        ):
+            for server in (web, alone):
+                await jobs.pause(server.queue)
+            await web.requests(rate, 2)  # warm
+            rows = [await _pair(jobs, web, alone, number, rate, seconds) for number in range(pairs)]
             print(
-                f"  {name} ms  without jobs {spread(without, '.1f')}, with {spread(beside, '.1f')}; ratio {spread(ratio, '.2f')}"
+                f"requests: FastAPI under uvicorn, {rate:g} requests/s, {seconds:g} s a run, {pairs} pairs; "
+                f"jobs that wait {PAUSE * 1000:g} ms and query, {slots} slots, guard {'on' if guarded else 'off'}"
             )
-        alone, beside = [row["alone"] for row in rows], [row["beside"] for row in rows]
-        share = [b / a for a, b in zip(alone, beside, strict=True)]
-        print(
-            f"  jobs/s  alone {spread(alone, ',.0f')}, beside requests {spread(beside, ',.0f')}; share {spread(share, '.2f')}",
-            flush=True,
-        )
-        await offend(server, rate, 5.0)
+            for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+                without = [p(row.without, part) for row in rows]
+                beside = [p(row.beside, part) for row in rows]
+                ratio = [b / a for a, b in zip(without, beside, strict=True)]
+                print(
+                    f"  {name} ms  without jobs {spread(without, '.1f')}, with {spread(beside, '.1f')}; "
+                    f"ratio {spread(ratio, '.2f')}"
+                )
+            share = [row.rate_beside / row.rate_alone for row in rows]
+            print(
+                f"  jobs/s  alone, without a guard {spread([row.rate_alone for row in rows], ',.0f')}, "
+                f"beside requests {spread([row.rate_beside for row in rows], ',.0f')}; share {spread(share, '.2f')}",
+                flush=True,
+            )
+            await offend(jobs, web, rate, 5.0)
 
 
-async def offend(server: Served, rate: float, blocks: float) -> None:
+class Row(NamedTuple):
+    without: list[float]  #: milliseconds of requests
+    beside: list[float]
+    rate_beside: float  #: jobs a second
+    rate_alone: float
+
+
+async def _pair(jobs: Jobs, web: Served, alone: Served, number: int, rate: float, seconds: float) -> Row:
+    for server in (web, alone):
+        await server.store(jobs, int(1500 * (seconds + SETTLE)))
+    *_, rate_alone = await alone.work(jobs, seconds / 2)
+    asking = asyncio.create_task(web.requests(rate, 2 * seconds + 3 * SETTLE + 0.5))
+    await asyncio.sleep(SETTLE)
+    if number % 2:
+        start, end, rate_beside = await web.work(jobs, seconds)
+        quiet = time.monotonic() + SETTLE / 2
+        await asyncio.sleep(seconds)
+    else:
+        quiet = time.monotonic()
+        await asyncio.sleep(seconds)
+        start, end, rate_beside = await web.work(jobs, seconds)
+    took = await asking
+    without = [ms for at, ms in took if quiet <= at < quiet + seconds - SETTLE / 2]
+    return Row(without, [ms for at, ms in took if start <= at < end], rate_beside, rate_alone)
+
+
+async def offend(jobs: Jobs, server: Served, rate: float, blocks: float) -> None:
     """One job blocks the loop: what requests see of it, and what is said of it."""
-    async with Jobs(server.dsn) as jobs:
-        asking = asyncio.create_task(server.requests(rate, blocks + 4))
-        await asyncio.sleep(1.5)
-        await offender.later(blocks)
-        took = await asking
+    asking = asyncio.create_task(server.requests(rate, blocks + 4))
+    await asyncio.sleep(1.5)
+    await jobs.resume(server.queue)
+    await offender.set(queue=server.queue, priority=-1).later(blocks)
+    took = [ms for _, ms in await asking]
     print(
         f"  a job blocks the loop for {blocks:g} s: {sum(ms > 100 for ms in took)} of {len(took)} requests over 100 ms, "
-        f"the longest {max(took) / 1000:.2f} s; said of it:"
+        f"the longest {max(took) / 1000:.2f} s; jobs.blockers() says:"
     )
     for each in await server.get("/blockers"):
-        print("    " + each.replace("\n", "\n    "))
+        print("    " + each.strip().replace("\n", "\n    "), flush=True)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]) or None, sys.argv[5] == "1")
+        serve(sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), sys.argv[6] == "1")
     else:
         print(json.dumps(asyncio.run(load(int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])))))

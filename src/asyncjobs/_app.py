@@ -46,7 +46,7 @@ class Jobs(Enqueuer):
     slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *connect* opens
     the runner's own connections, where passwords rotate. *provide* makes what jobs depend on. *keep* and *keep_failed* say
     how long finished jobs stay; *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON.
-    Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
+    *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
     hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
     """
 

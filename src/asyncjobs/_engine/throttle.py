@@ -1,5 +1,8 @@
 """How many slots are open, by how late the event loop is: fewer at once when it lags, one more at a time when it does not.
 
+A loop may be late because of the jobs, or because of the machine, and only the first gets better when fewer jobs run. So
+lateness counts when the loop's own thread is at work: late and hardly at work, it waits for a processor others have.
+
 Pure: told what was measured, it says what share of the slots may be filled.
 """
 
@@ -7,14 +10,28 @@ from __future__ import annotations
 
 import attrs
 
-WINDOW = 10  #: samples that are looked at together
-EASE = 0.1  #: of the lag that is too much: from there on fewer jobs run
+WINDOW = 0.2  #: seconds that are looked at together
+EASE = 0.02  #: of the lag: from there on fewer jobs run, if the loop is at work
+AT_WORK = 0.35  #: of the time its thread has the processor
+HARD = 0.1  #: of the lag: from there on far fewer, if the loop is full
+FULL = 0.6  #: of the time: it has no room for more
 CUT = 0.7  #: what is left of the share when it lagged
-STEP = 0.05  #: what is added to it when it did not
-LEAST = 0.05  #: as long as nothing pauses it
+STEP = 0.1  #: what is added to it when it did not
+SOME = 0.3  #: the share jobs keep while the loop is at work, but not full
+LEAST = 0.05  #: and when it is
 TRICKLE = (
     10  #: windows after which something runs however late the loop is: else jobs would stand still for ever
 )
+
+
+@attrs.frozen
+class Sample:
+    """The loop, looked at once."""
+
+    late: float  #: seconds
+    elapsed: float  #: seconds since the last look
+    worked: float = 0.0  #: how many of those its thread had the processor
+    starved: bool = False  #: the application's pool has no connection left
 
 
 @attrs.define
@@ -23,34 +40,37 @@ class Throttle:
 
     lag: float  #: seconds; at it, nothing begins
     share: float = 1.0  #: of the slots: how many may be filled
-    _late: float = 0.0  #: the sum of this window
-    _starved: int = 0  #: samples of it in which no connection was left
-    _samples: int = 0
-    _paused: int = 0  #: windows since nothing may begin
+    _window: list[Sample] = attrs.field(factory=list)
+    _before: float = 1.0  #: the share when all were closed
+    _paused: int = 0  #: windows since then
 
-    def sample(self, late: float, *, starved: bool = False) -> bool:
-        """The loop was so late, and the application's pool had nothing left or had. True when the share has changed."""
-        self._late += late
-        self._starved += starved
-        self._samples += 1
-        if late < self.lag and self._samples < WINDOW:
+    def tell(self, sample: Sample) -> bool:
+        """What was seen. True when the share has changed."""
+        self._window.append(sample)
+        elapsed = sum(each.elapsed for each in self._window)
+        if sample.late < self.lag and elapsed < WINDOW:
             return False
-        mean, is_starved = self._late / self._samples, 2 * self._starved > self._samples
-        self._late, self._starved, self._samples = 0.0, 0, 0
+        late = sum(each.late for each in self._window) / len(self._window)
+        busy = sum(each.worked for each in self._window) / elapsed if elapsed else 0.0
+        starved = 2 * sum(each.starved for each in self._window) > len(self._window)
+        self._window.clear()
         before = self.share
-        self.share = self._next(mean, is_starved=is_starved)
+        self.share = self._next(sample.late if sample.late >= self.lag else late, busy, starved=starved)
         return self.share != before
 
-    def _next(self, late: float, *, is_starved: bool) -> float:
+    def _next(self, late: float, busy: float, *, starved: bool) -> float:
         if late >= self.lag:
+            if not self._paused:
+                self._before = self.share
             self._paused += 1
             return LEAST if self._paused % TRICKLE == 0 else 0.0
-        if late > EASE * self.lag and self.share == 0.0 and self._paused % TRICKLE:
-            self._paused += 1
-            return 0.0  # what paused at the one end resumes at the other
-        self._paused = 0
-        if late > EASE * self.lag or is_starved:
-            return max(LEAST, self.share * CUT)
-        return (
-            min(1.0, max(LEAST, self.share + STEP)) if late < EASE * self.lag / 2 else max(LEAST, self.share)
-        )
+        if self._paused:
+            if late > self.lag / 2:
+                return 0.0  # what closed them at the one end opens them at the other
+            self._paused = 0
+            return max(self._before * CUT, LEAST)
+        if starved or late > self.lag / 2 or (late > HARD * self.lag and busy > FULL):
+            return max(self.share * CUT, LEAST)
+        if late > EASE * self.lag and busy > AT_WORK:
+            return max(self.share * CUT, SOME) if self.share > SOME else min(self.share + STEP, SOME)
+        return min(self.share + STEP, 1.0)

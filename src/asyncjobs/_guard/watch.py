@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from asyncjobs._engine.throttle import Throttle
+from asyncjobs._engine.throttle import Sample, Throttle
 from asyncjobs._guard.blocked import Blocked, Sight, look
 from asyncjobs._guard.guard import Guard
 from asyncjobs._guard.meter import Meter
@@ -54,6 +54,7 @@ class Watch:
     async def run(self) -> None:
         """Watch, until cancelled."""
         self._over.clear()
+        self._at = (time.monotonic(), time.thread_time())
         meter = Meter(self._guard.blocked / 4, self._is_watchful, self._late)
         loop, ident = asyncio.get_running_loop(), threading.get_ident()
         thread = threading.Thread(
@@ -77,7 +78,8 @@ class Watch:
         throttle = self._throttle
         if throttle is None or self._ward.open is None:
             return
-        if throttle.sample(late, starved=self._ward.is_starved()):
+        sample = Sample(late, *self._since_last(), self._ward.is_starved())
+        if throttle.tell(sample):
             self._ward.open(throttle.share)
             if self._paused != (throttle.share == 0):
                 self._paused = throttle.share == 0
@@ -86,6 +88,11 @@ class Watch:
                     if self._paused
                     else "the event loop is quick again: jobs begin"
                 )
+
+    def _since_last(self) -> tuple[float, float]:
+        """Seconds since this was asked last, and how many of them this thread, the loop's, had the processor."""
+        (at, worked), self._at = self._at, (time.monotonic(), time.thread_time())
+        return self._at[0] - at, self._at[1] - worked
 
     def _has_ended(self, late: float) -> None:
         if self._seen is None:
