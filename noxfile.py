@@ -126,6 +126,30 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def machine(session: nox.Session) -> None:
+    """The store next to its model, and the runner under seeded faults, for longer: `-- --examples 20000`."""
+    install(session, "tests")
+    given = list(session.posargs)
+    examples = "1000"
+    if "--examples" in given:
+        at = given.index("--examples")
+        _, examples = given[at : at + 2]
+        del given[at : at + 2]
+    run(
+        session,
+        "python",
+        "-m",
+        "pytest",
+        "tests/machine",
+        "-m",
+        "",
+        "-s",
+        *given,
+        ASYNCJOBS_MACHINE_EXAMPLES=examples,
+    )
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, format, and which room may import which."""
     install(session, "lint")

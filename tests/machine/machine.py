@@ -165,6 +165,7 @@ class Machine(RuleBasedStateMachine):
     """One life of a database."""
 
     stage: ClassVar[Stage]
+    steps: ClassVar[int] = 0  #: of all lives
 
     claims = Bundle("claims")
     jobs = Bundle("jobs")
@@ -634,10 +635,12 @@ class Machine(RuleBasedStateMachine):
             assert self.observe(lambda session: migrate(session.connection, SCHEMA)) == []
 
     def _is_told_what_it_holds(self, incarnation: int) -> None:
-        newest = dict(each.claim for each in self.given if each.incarnation == incarnation)
-        claims = [Claim(*each) for each in newest.items() if each[0] in self.world.jobs]
-        told = self.observe(lambda session: find_held(session, incarnation, claims))
-        assert told == self.world.held(incarnation, claims)
+        """Of its newest claims, and of its oldest."""
+        theirs = [each.claim for each in self.given if each.incarnation == incarnation]
+        for claims in (dict(theirs), dict(reversed(theirs))):
+            asked = [Claim(*each) for each in claims.items() if each[0] in self.world.jobs]
+            told = self.stage.run(find_held(self.stage.observer, incarnation, asked))
+            assert told == self.world.held(incarnation, asked)
 
     # Chores, and time.
 
@@ -708,6 +711,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     @tells
     def as_the_model_says(self) -> None:
+        Machine.steps += 1
         world = self.world
         live, finished, runners, paused, effects = self.stage.run(self.stage.see())
         assert not {row[0] for row in live} & {row[0] for row in finished}, (

@@ -24,7 +24,8 @@ T = TypeVar("T")
 SESSIONS = 3
 KEEPERS = 2
 SCHEMA = "asyncjobs"
-TOO_LONG = 20.0  #: seconds until a statement that nothing should hold up is said to hang
+SUSPICIOUS = 0.25  #: seconds after which to look what a statement waits for
+TOO_LONG = 20.0
 
 CLOCK = """
 create schema clock;
@@ -61,6 +62,10 @@ select (select json_agg(json_build_array(
 """
 
 
+class Waits(AssertionError):
+    """A statement waits, though nothing should hold it up."""
+
+
 class Stage:
     """A database to play on, again and again."""
 
@@ -72,13 +77,31 @@ class Stage:
         self.run(self._open())
 
     def run(self, what: Awaitable[T]) -> T:
-        """What *what* comes to. TimeoutError when something holds it up."""
+        """What *what* comes to. Waits when it waits for a row, which it should not."""
+        return self.loop.run_until_complete(self._bounded(what))
 
-        async def bounded() -> T:
-            async with asyncio.timeout(TOO_LONG):
-                return await what
+    async def _bounded(self, what: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(what)
+        end = self.loop.time() + TOO_LONG
+        try:
+            while not (await asyncio.wait({task}, timeout=SUSPICIOUS))[0]:
+                if await self._waits_for_a_row() or self.loop.time() > end:
+                    raise Waits
+            return task.result()
+        finally:
+            task.cancel()
 
-        return self.loop.run_until_complete(bounded())
+    async def _waits_for_a_row(self) -> bool:
+        """A session, other than those that are meant to."""
+        eyes = await asyncpg.connect(self.dsn)
+        try:
+            rows = await eyes.fetch(
+                """select pid from pg_locks join pg_stat_activity using (pid)
+                    where not granted and locktype in ('transactionid', 'tuple') and datname = current_database()"""
+            )
+        finally:
+            await eyes.close(timeout=5)
+        return bool({row[0] for row in rows} - {self.pids[nth] for nth in self.sent})
 
     async def _open(self) -> None:
         admin = await asyncpg.connect(self.dsn)
@@ -118,7 +141,7 @@ class Stage:
             await connection.close(timeout=5)
 
     async def clear(self) -> None:
-        """As if nothing had ever happened here; except that ids go on."""
+        """As if nothing had ever happened here."""
         await self._clear()
         self.began = float(await self.eyes.fetchval("select extract(epoch from pg_catalog.now())"))
         self.heard.clear()
@@ -141,6 +164,7 @@ class Stage:
             delete from asyncjobs.live_jobs where id > 0; delete from asyncjobs.finished_jobs;
             delete from asyncjobs.runners; delete from asyncjobs.queues; delete from public.effects; update asyncjobs.solitude set job = null, token = null;
             select setval('clock.shift', 0);
+            select setval(pg_get_serial_sequence('asyncjobs.live_jobs', 'id'), 1, false);
             """
         )
 

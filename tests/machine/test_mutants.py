@@ -1,0 +1,71 @@
+"""The machine notices when a statement is broken: otherwise it would prove nothing.
+
+In every run, by the stories of `stories.py`, for each mutant the first that notices. In the session `machine` also by the machine
+itself, acting at random.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import asyncpg
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.machine.machine import Machine
+from tests.machine.mutants import MUTANTS, Mutant
+from tests.machine.stage import Stage
+from tests.machine.stories import STORIES, Play
+from tests.machine.test_machine import SHORT
+
+EXAMPLES = int(os.environ.get("ASYNCJOBS_MACHINE_EXAMPLES", "200"))
+
+NOTICED = (AssertionError, asyncpg.IntegrityConstraintViolationError)
+
+
+def tell(story: Callable[[Play], None]) -> None:
+    machine = Machine()
+    story(Play(machine))
+    machine.teardown()
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_story_is_as_the_model_says_and_no_mutant_gets_through_it(stage: Stage, story: str) -> None:
+    """Step by step; and broken statements are noticed."""
+    tell(STORIES[story])
+    survivors = []
+    for mutant in MUTANTS.get(story, []):
+        began = time.perf_counter()
+        said = noticed(lambda: tell(STORIES[story]), mutant)
+        print(f"{mutant.name}: {said}, in {time.perf_counter() - began:.2f} s")
+        if said is None:
+            survivors.append(mutant.name)
+    assert survivors == []
+
+
+@pytest.mark.faults  # for it takes minutes
+@pytest.mark.timeout(3600)
+def test_at_random_most_mutants_are_noticed_too(stage: Stage) -> None:
+    """What nobody thought of when the stories were written is found like this; so it must find most of what somebody did."""
+    budget = settings(SHORT, max_examples=min(EXAMPLES, 300), derandomize=True, phases=[Phase.generate])
+    mutants = [mutant for group in MUTANTS.values() for mutant in group]
+    survivors = []
+    for mutant in mutants:
+        began = time.perf_counter()
+        said = noticed(lambda: run_state_machine_as_test(Machine, settings=budget), mutant)
+        print(f"at random, {mutant.name}: {said}, in {time.perf_counter() - began:.1f} s", flush=True)
+        survivors += [mutant.name] if said is None else []
+    assert len(survivors) <= len(mutants) // 5, survivors
+
+
+def noticed(play: Callable[[], None], mutant: Mutant) -> str | None:
+    """What *play* says of the mutant."""
+    with mutant.at_large():
+        try:
+            play()
+        except NOTICED as error:
+            return str(error).partition("\n")[0] or "an invariant is broken"
+    return None
