@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from bench import drain, enqueue, latency, raw_batch, recovery, requests
+from bench import drain, enqueue, latency, poison, raw_batch, recovery, requests
 from bench.server import fresh_database, server
 
 ALL = ("drain", "enqueue", "latency", "requests")
-SLOW = ("recovery",)  #: minutes each; only when named
+SLOW = ("recovery", "poison")  #: minutes each; only when named
 Measure = Callable[[str], Awaitable[float]]
 
 
 @click.command(
-    help="Measure asyncjobs against the limit of raw SQL. Without names: everything but `recovery`."
+    help="Measure asyncjobs against the limit of raw SQL. Without names: all but the slow ones, `recovery` and `poison`."
 )
 @click.argument("names", nargs=-1, type=click.Choice([*ALL, *SLOW]))
 @click.option("--pairs", default=5, show_default=True, help="Interleaved pairs of each comparison.")
@@ -53,6 +53,8 @@ def main(
         asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
         if not names or "requests" in names:
             asyncio.run(beside_requests(dsn, pairs, rate, seconds, web_slots, not unguarded))
+        if "poison" in names:
+            asyncio.run(poison.report(dsn, pairs))
         if "recovery" in names:
             asyncio.run(
                 recovery.report(
