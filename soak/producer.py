@@ -52,14 +52,14 @@ class Producer:
 
     async def run(self) -> None:
         """Enqueue, until stopped."""
+        operator = asyncio.create_task(self._cancel_what_runs())
         due = time.monotonic()
         while not self.stopped:
             size = self._dice.choice(SIZES)
             due = max(due + size / self._rate, time.monotonic() - 2)
             await self._enqueue(self._way(), size)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=15)
+        await asyncio.wait({operator, *self._tasks}, timeout=15)
         if self._connection is not None:
             self._connection.terminate()
 
@@ -190,6 +190,19 @@ class Producer:
                 task = asyncio.create_task(self._cancel(key, job_id, self._dice.uniform(0, 1.5)))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    async def _cancel_what_runs(self) -> None:
+        """Somebody looks what is running, and stops one of them."""
+        dice = random.Random(self._dice.random())
+        while not self.stopped:
+            await asyncio.sleep(dice.uniform(0.1, 1.0))
+            try:
+                running = await self._jobs.list_jobs(states=["running"], limit=20)
+            except Exception:
+                continue
+            if running:
+                job = dice.choice(running)
+                await self._cancel(str(job.args["key"]), job.id, 0.0)
 
     async def _cancel(self, key: str, job_id: int, after: float) -> None:
         await asyncio.sleep(after)

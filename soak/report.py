@@ -123,7 +123,7 @@ def page(record: Record, violations: Mapping[str, Sequence[str]]) -> str:
         f"| protocol times | {config.get('pace', 0):g} × the defaults: look every {record.times.look:g} s, settle "
         f"{record.times.settle:g} s, lease {record.times.lease:g} s |",
         f"| machine | {config.get('cores')} cores, {config.get('gigabytes')} GB, {config.get('system')}; shared with others |",
-        f"| software | Python {config.get('python')}, PostgreSQL {config.get('postgres')}, durable |",
+        f"| software | asyncjobs at {config.get('commit', 'unknown')}, Python {config.get('python')}, PostgreSQL {config.get('postgres')}, durable |",
         "",
         "## The harm",
         "",

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack, suppress
@@ -25,7 +26,7 @@ from soak.history import Recorder, read
 from soak.jobs import QUEUES
 from soak.record import Record, Times
 from soak.schedule import draw, networked
-from soak.stage import SETTINGS, Stage, look_on, seats_of
+from soak.stage import ROOT, SETTINGS, Stage, look_on, seats_of
 from tests.faults.servers import Server
 from tests.network import network
 
@@ -114,6 +115,7 @@ async def _about(plan: Plan, dsn: str) -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         **told,
+        "commit": _commit(),
         "command": " ".join(["python -m soak", *sys.argv[1:]]),
         "postgres": version,
         "python": platform.python_version(),
@@ -121,6 +123,16 @@ async def _about(plan: Plan, dsn: str) -> dict[str, Any]:
         "gigabytes": round(memory),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _commit() -> str:
+    """Of this checkout, if it is one."""
+    with suppress(OSError, subprocess.CalledProcessError):
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return said.stdout.strip()
+    return "unknown"
 
 
 async def _play(stage: Stage, plan: Plan, times: Times) -> None:
