@@ -59,6 +59,7 @@ def a_full_job() -> NewJob:
 
 # How each function of the store is called: with every argument given, so that none is null by accident.
 CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
+    "absolve_jobs": lambda s: claims.absolve_jobs(s, RUNNER, [claims.Claim(2, 1), claims.Claim(1, 1)]),
     "adopt_jobs": lambda s: claims.adopt_jobs(s, 1, 2, [claims.Claim(2, 1), claims.Claim(1, 1)]),
     "announce_idle": lambda s: claims.announce_idle(s, ["q", ""]),
     "await_job": lambda s: views.await_job(s, 1),
@@ -71,6 +72,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "find_claims": lambda s: claims.find_claims(s, [RUNNER]),
     "find_finished": lambda s: claims.find_finished(s, RUNNER, [claims.Claim(1, 1)]),
     "find_held": lambda s: claims.find_held(s, RUNNER, [claims.Claim(1, 1)]),
+    "find_locked": lambda s: claims.find_locked(s, [1]),
     "find_horizon": lambda s: claims.is_past_horizon(s, 3),
     "find_orphans": chores.find_orphans,
     "find_suspects": lambda s: runners.find_suspects(s, RUNNER),
@@ -131,6 +133,7 @@ JOB = [
 
 # The columns each function reads, in order; none where it reads nothing.
 READ: dict[str, list[str]] = {
+    "absolve_jobs": ["id"],
     "adopt_jobs": ["id"],
     "announce_idle": ["refused", "own_xid"],
     "await_job": ["id"],
@@ -143,6 +146,7 @@ READ: dict[str, list[str]] = {
     "find_claims": ["runner", "id", "token"],
     "find_finished": ["id"],
     "find_held": ["id", "cancel_requested"],
+    "find_locked": ["id"],
     "find_orphans": ["runner"],
     "find_suspects": ["incarnation", "lease_over"],
     "finish_jobs": ["id"],

@@ -18,7 +18,7 @@ from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience, link
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Outcome, Returned
-from asyncjobs._store.claims import A_BATCH, Claim, find_finished, finish_jobs, return_jobs
+from asyncjobs._store.claims import A_BATCH, Claim, find_finished, find_locked, finish_jobs, return_jobs
 from asyncjobs._store.faults import is_bad_data, is_transient, sqlstate
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
@@ -46,6 +46,7 @@ class Completer:
         self._writing: list[Outcome] = []
         self._aside: list[Outcome] = []  #: refused for a reason that is not in them
         self._again_at = 0.0
+        self._careful = False  #: a row may be locked, by a transaction that would hold up all of its batch
         self._gathered = anyio.Event()
         self._empty = anyio.Event()
 
@@ -76,6 +77,7 @@ class Completer:
                 async with link(self._source, self._schema, answer=patience.answer) as session:
                     await self._write_over(session, patience)
             except Exception as error:
+                self._careful = self._careful or isinstance(error, TimeoutError)
                 await patience.wait_after(error)
 
     async def write_once(self) -> None:
@@ -93,6 +95,8 @@ class Completer:
             if not self._writing:
                 await self._gather()
             incarnation = await self._identity.known()
+            if self._careful:
+                await self._put_locked_aside(session, patience)
             await self._write(session, incarnation, self._writing)
             self._writing = []
             patience.succeeded()
@@ -103,14 +107,30 @@ class Completer:
     async def _gather(self) -> None:
         while not self._outcomes or (self._aside and time.monotonic() >= self._again_at):
             if self._aside and time.monotonic() >= self._again_at:
-                self._outcomes += self._aside
+                self._outcomes[:0] = self._aside
                 self._aside = []
+                self._careful = True
                 break
             self._gathered = anyio.Event()
             with anyio.move_on_after(self._again_at - time.monotonic() if self._aside else None):
                 await self._gathered.wait()
         self._writing = self._outcomes[:A_BATCH]
         del self._outcomes[:A_BATCH]
+
+    async def _put_locked_aside(self, session: Session, patience: Patience) -> None:
+        """Somebody's open transaction may hold the row of one job for as long as it likes; the others are written."""
+        locked = await find_locked(session, (outcome.job.id for outcome in self._writing))
+        self._careful = False
+        if locked:
+            patience.excuse()
+            if not self._aside:
+                logger.warning(
+                    "jobs %s are locked by a transaction of somebody else's, and are finished when it ends",
+                    sorted(locked),
+                )
+            self._again_at = time.monotonic() + AGAIN_AFTER
+            self._aside += [outcome for outcome in self._writing if outcome.job.id in locked]
+            self._writing = [outcome for outcome in self._writing if outcome.job.id not in locked]
 
     async def _write(self, session: Session, incarnation: int, outcomes: Sequence[Outcome]) -> None:
         finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]

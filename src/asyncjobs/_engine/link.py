@@ -166,6 +166,10 @@ class Patience:
             logger.info("%s: connected again", self._what)
         self._failures = 0
 
+    def excuse(self) -> None:
+        """The server is quick: a statement waited for something else."""
+        self._slow_until = 0.0
+
     async def wait_after(self, error: Exception) -> None:
         """Wait, longer each time. An error that is not the server's is logged with its traceback, always."""
         self._failures += 1

@@ -166,6 +166,11 @@ async def find_finished(session: Session, incarnation: int, claims: Iterable[Cla
     return {row[0] for row in await session.fetch("find_finished", ids, tokens, incarnation)}
 
 
+async def find_locked(session: Session, ids: Iterable[int]) -> set[int]:
+    """Which of these live jobs somebody else's transaction has locked."""
+    return {row[0] for row in await session.fetch("find_locked", sorted(ids))}
+
+
 async def find_held(session: Session, incarnation: int, claims: Iterable[Claim]) -> Mapping[int, bool]:
     """Which of *claims* this incarnation still holds, and whether somebody asked to cancel each."""
     ids, tokens = _split(claims)
@@ -178,6 +183,12 @@ async def find_claims(session: Session, incarnations: Sequence[int]) -> dict[int
     for runner, job_id, token in await session.fetch("find_claims", incarnations):
         found.setdefault(runner, set()).add(Claim(job_id, token))
     return {runner: frozenset(claims) for runner, claims in found.items()}
+
+
+async def absolve_jobs(session: Session, incarnation: int, claims: Iterable[Claim]) -> set[int]:
+    """Say that these are not to be blamed when the runner is gone; the ids that were still there to absolve."""
+    ids, tokens = _split(claims)
+    return {row[0] for row in await session.fetch("absolve_jobs", ids, tokens, incarnation)}
 
 
 async def adopt_jobs(session: Session, old: int, new: int, claims: Iterable[Claim]) -> set[int]:
