@@ -167,7 +167,7 @@ READ: dict[str, list[str]] = {
     "restore_ballast": ["id"],
     "retry_job": ["queue"],
     "return_jobs": ["id"],
-    "try_probe": ["backend", "refused"],
+    "try_probe": ["backend", "refused", "said"],
 }
 
 PYTHON: dict[str, tuple[type, ...]] = {

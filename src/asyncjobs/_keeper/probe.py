@@ -123,7 +123,9 @@ async def _try_out(session: Session, other: Session) -> tuple[bool, bool]:
             await connection.add_listener(name, hear)
             listens = True
         with _unless_unknown():
-            refused = (await try_probe(other, key, name)).refused
+            _, refused, said = await try_probe(other, key, name)
+            if not said:
+                return held and refused, listens
         if listens:
             with anyio.move_on_after(HEARD_WITHIN):
                 await heard.wait()

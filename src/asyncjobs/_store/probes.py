@@ -50,6 +50,7 @@ class Tried(NamedTuple):
 
     backend: int
     refused: bool
+    said: bool  #: else the server's queue of notifications was too full to try
 
 
 async def hold_probe(session: Session, key: int) -> Held:
@@ -64,8 +65,7 @@ async def release_probe(session: Session, key: int) -> None:
 
 async def try_probe(session: Session, key: int, channel: str) -> Tried:
     """Ask for the lock another session holds, and say something on *channel*."""
-    backend, refused, _ = await session.fetchrow("try_probe", key, channel)
-    return Tried(backend, refused)
+    return Tried(*await session.fetchrow("try_probe", key, channel))
 
 
 async def name_backend(session: Session) -> tuple[int, bool]:
