@@ -17,6 +17,7 @@ from asyncjobs._store.claims import (
     Caution,
     Claim,
     Suspect,
+    absolve_jobs,
     adopt_jobs,
     begin_jobs,
     claim_suspect,
@@ -297,6 +298,19 @@ async def test_a_crash_that_was_interrupted_is_none(session: Session) -> None:
     await one_suspect(session)
     await rescue_jobs(session, RUNNER, blame=False, max_crashes=3, error="{}")
     assert (await field(session, job_id, "crashes"), await field(session, job_id, "state")) == (1, 4)
+
+
+async def test_what_a_runner_that_was_told_to_stop_leaves_running_is_innocent(session: Session) -> None:
+    """However it had begun; the process goes on in threads, and then it is gone."""
+    await store(session, new_job(), new_job(), new_job())
+    (at_once,) = await claim(session, room=1)
+    ahead, other = await claim(session, room=2, begin=False)
+    await begin_jobs(session, RUNNER, [ahead])
+    left = [Claim(job.id, job.token) for job in (at_once, ahead)]
+    assert await absolve_jobs(session, RUNNER, [*left, Claim(other.id, 99)]) == {at_once.id, ahead.id}
+    assert await absolve_jobs(session, SOMEBODY_ELSE, left) == set()
+    await dies(session)
+    assert {await field(session, job.id, "crashes") for job in (at_once, ahead, other)} == {0}
 
 
 async def test_it_is_kept_until_somebody_decides(session: Session) -> None:

@@ -22,6 +22,7 @@ from asyncjobs._engine.claimer import Claimer, Rhythm
 from asyncjobs._engine.completer import Completer
 from asyncjobs._engine.context import RunningJob, enter, job_in
 from asyncjobs._engine.identity import Identity
+from asyncjobs._engine.link import link
 from asyncjobs._engine.pace import Pace
 from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.supply import Provide
@@ -39,7 +40,7 @@ from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.modes import Modes
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import LiveState
-from asyncjobs._store.claims import Caution, Claim, finish_jobs
+from asyncjobs._store.claims import Caution, Claim, absolve_jobs, finish_jobs
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs._upkeep.janitor import Janitor, Retention
@@ -70,6 +71,7 @@ class Runner:
 
     def __init__(self, jobs: Enqueuer, source: Source, codec: Codec, settings: Settings) -> None:
         self._jobs = jobs
+        self._source = source
         self._codec = codec
         self._settings = settings
         self._pools = settings.pools()
@@ -299,7 +301,9 @@ class Runner:
             for job in pool.give_up():
                 self._settled(job)
         for attempt in list(self._attempts.values()):
-            if attempt.thread is None:  # a thread cannot be stopped; what it comes to is written if nobody took its job
+            if (
+                attempt.thread is None
+            ):  # a thread cannot be stopped; what it comes to is written if nobody took its job
                 stopped.add(attempt.job.id)
                 self._settled(attempt.job)
                 attempt.stop("lost")
@@ -384,6 +388,7 @@ class Runner:
             logger.warning(
                 "what %s jobs came to could not be written; they run again", self._completer.unwritten
             )
+        await self._absolve_threads(eighth * 0.3)
         for attempt in list(self._attempts.values()):
             if attempt.thread is not None:
                 let_go = await self._keeper.outlive()
@@ -411,6 +416,21 @@ class Runner:
             if not tasks:
                 return
             await asyncio.wait(tasks, timeout=min(left, 0.1), return_when=asyncio.FIRST_COMPLETED)
+
+    async def _absolve_threads(self, limit: float) -> None:
+        """Who is told to stop is no victim: the end of this process is not the fault of the jobs that outlive the runner."""
+        incarnation = self._identity.current
+        jobs = [attempt.job for attempt in self._attempts.values() if attempt.thread is not None]
+        if not jobs or incarnation is None:
+            return
+        try:
+            with anyio.move_on_after(limit):
+                async with link(self._source, self._jobs.schema) as session:
+                    await absolve_jobs(session, incarnation, [Claim(job.id, job.token) for job in jobs])
+        except Exception as error:
+            logger.warning(
+                "jobs %s will be suspected of ending this process: %s", [job.id for job in jobs], error
+            )
 
     def _end_attempts(self) -> None:
         """The time of the cancelled is over."""
