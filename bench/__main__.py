@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from bench import drain, enqueue, latency, poison, raw_batch, recovery, requests
+from bench import drain, enqueue, latency, poison, raw_batch, recovery, requests, scaling
 from bench.server import fresh_database, server
 
 ALL = ("drain", "enqueue", "latency", "requests")
-SLOW = ("recovery", "poison")  #: minutes each; only when named
+SLOW = ("recovery", "poison", "scaling")  #: minutes each; only when named
 Measure = Callable[[str], Awaitable[float]]
 
 
 @click.command(
-    help="Measure asyncjobs against the limit of raw SQL. Without names: all but the slow ones, `recovery` and `poison`."
+    help="Measure asyncjobs against the limit of raw SQL. Without names: all but the slow ones, `recovery`, `poison` and `scaling`."
 )
 @click.argument("names", nargs=-1, type=click.Choice([*ALL, *SLOW]))
 @click.option("--pairs", default=5, show_default=True, help="Interleaved pairs of each comparison.")
@@ -34,6 +34,10 @@ Measure = Callable[[str], Awaitable[float]]
 @click.option(
     "--only", multiple=True, type=click.Choice(recovery.MEASUREMENTS), help="recovery: not all of it."
 )
+@click.option(
+    "--processes", default="1,2,4,8,16", show_default=True, help="scaling: how many, one after the other."
+)
+@click.option("--write-into", type=click.Path(dir_okay=False), help="scaling: a page that has the table.")
 def main(
     names: tuple[str, ...],
     pairs: int,
@@ -48,6 +52,8 @@ def main(
     block: float,
     restarts: int,
     only: tuple[str, ...],
+    processes: str,
+    write_into: str | None,
 ) -> None:
     with server() as dsn:
         asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
@@ -55,6 +61,9 @@ def main(
             asyncio.run(beside_requests(dsn, pairs, rate, seconds, web_slots, not unguarded))
         if "poison" in names:
             asyncio.run(poison.report(dsn, pairs))
+        if "scaling" in names:
+            sizes = tuple(map(int, processes.split(",")))
+            asyncio.run(scaling.report(dsn, sizes, repeats=pairs, jobs=jobs, into=write_into))
         if "recovery" in names:
             asyncio.run(
                 recovery.report(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from asyncjobs._engine import claimer
 from bench.server import fresh_database
 
 ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
 IO = 0.010  #: seconds one I/O-ish job waits
 
 
@@ -120,30 +120,40 @@ async def calls(watcher: Any) -> int:
     return int(row[0])
 
 
-async def report(dsn: str, sizes: tuple[int, ...], slots: int, repeats: int, jobs: int) -> None:
-    """The table of docs/scaling.md, in Markdown."""
-    print(
-        f"{os.cpu_count()} cores for Postgres and processes together, {slots} slots each, {repeats} runs, medians\n"
-    )
-    print("| processes | jobs | jobs/s | slope | claims/s | jobs a claim | transactions/s | connections |")
-    print("|---|---|---|---|---|---|---|---|")
+async def report(
+    dsn: str, sizes: tuple[int, ...], *, slots: int = 20, repeats: int, jobs: int, into: str | None = None
+) -> None:
+    """The table of docs/scaling.md, in Markdown; *into* that page, between its marks, too."""
+    lines = [
+        "",
+        f"{os.cpu_count()} cores for Postgres and all processes together, {slots} slots each, "
+        f"medians of {repeats}, {time.strftime('%Y-%m-%d', time.gmtime())}:",
+        "",
+        "| processes | jobs | jobs/s | slope | claims/s | jobs a claim | transactions/s | connections |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
     for kind in ("no-op", "waits 10 ms"):
         single = 0.0
         for processes in sizes:
             points = []
             for _ in range(repeats):
-                # As long for many as for one, as far as the machine has cores for it.
-                count = jobs if kind == "no-op" else min(jobs * 3, int(processes * slots / IO * 2))
+                # As long for many as for one: a few seconds where slots are the limit.
+                count = jobs if kind == "no-op" else min(jobs, int(processes * slots / IO * 2))
                 async with fresh_database(dsn) as database:
                     points.append(await measure(database, kind, processes, count, slots))
-            rate = statistics.median(point.jobs for point in points)
-            single = single or rate
-            middle = min(points, key=lambda point: abs(point.jobs - rate))
-            print(
-                f"| {processes} | {kind} | {rate:,.0f} | {rate / single:.2f} | {middle.claims:,.0f} "
-                f"| {middle.jobs / middle.claims:,.0f} | {middle.transactions:,.0f} | {middle.connections} |",
-                flush=True,
+            middle = sorted(points, key=lambda point: point.jobs)[len(points) // 2]
+            single = single or middle.jobs
+            lines.append(
+                f"| {processes} | {kind} | {middle.jobs:,.0f} | {middle.jobs / single:.2f} | {middle.claims:,.0f} "
+                f"| {middle.jobs / middle.claims:,.0f} | {middle.transactions:,.0f} | {middle.connections} |"
             )
+            print(lines[-1], flush=True)
+    if into is not None:
+        page = Path(into)
+        head, _, rest = page.read_text().partition(BEGIN)
+        _, _, tail = rest.partition(END)
+        page.write_text("\n".join([head + BEGIN, *lines, "", END + tail]))
 
 
 async def run(dsn: str, slots: int) -> None:
