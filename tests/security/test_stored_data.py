@@ -225,11 +225,10 @@ MOMENTS = ["infinity", "-infinity", "4700-01-01 BC", "0001-01-01 BC", "10000-01-
 @pytest.mark.security("SEC-S2", "SEC-S11")
 async def test_a_row_that_would_stop_a_runner_is_refused(table: Callable[..., Any]) -> None:
     """Of a moment Python has no word for a claim could not be read; of a longer name nobody could be notified."""
-    hostile: dict[str, Any]
-    for hostile in [
-        *({column: moment} for column in ("scheduled_at", "created_at") for moment in MOMENTS),
-        {"queue": "q" * 9000, "state": 1},
-    ]:
+    rows: list[dict[str, Any]] = [
+        {column: moment} for column in ("scheduled_at", "created_at") for moment in MOMENTS
+    ]
+    for hostile in [*rows, {"queue": "q" * 9000, "state": 1}]:
         with pytest.raises(asyncpg.CheckViolationError):
             await table(**hostile)
 

@@ -143,7 +143,8 @@ class RunningJob:
     @property
     def meta(self) -> Mapping[str, Any]:
         """What was enqueued with the job, for the eyes of people and middleware."""
-        return from_json(self._job.meta) or {}
+        meta = from_json(self._job.meta)
+        return meta if isinstance(meta, dict) else {}  # somebody else may have written it
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

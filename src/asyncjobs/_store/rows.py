@@ -78,14 +78,27 @@ def from_json(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         import json  # noqa: PLC0415 -- the rare road
 
         try:
-            return json.loads(text, parse_float=_number)
+            value = json.loads(text, parse_float=_number)
         except (ValueError, RecursionError):  # thousands of digits, or of levels
             return text
+    return text if text.count("[") + text.count("{") > DEEPEST and _is_too_deep(value) else value
+
+
+DEEPEST = 250
+"""Levels somebody may walk through, for whom Python's stack is deep enough; asyncjobs itself stores no more."""
+
+
+def _is_too_deep(value: Any) -> bool:
+    try:
+        orjson.dumps(value, default=str)  # which stops at 254
+    except orjson.JSONEncodeError:
+        return True
+    return False
 
 
 def _number(digits: str) -> float | Decimal:

@@ -384,6 +384,15 @@ def _is_port(word: str) -> bool:
     return not word or (word.isdecimal() and int(word) < 65536)
 
 
+def has_password(dsn: str) -> bool:
+    """Whether a password stands in *dsn*."""
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:  # it cannot be read; who opens it says so
+        return False
+    return ":" in parts.netloc.rpartition("@")[0] or "password" in dict(parse_qsl(parts.query))
+
+
 def _shown(dsn: str) -> str:
     """A DSN without anything that may be secret: its user, password and parameters."""
     scheme, separator, rest = dsn.partition("://")

@@ -9,6 +9,7 @@ import asyncpg
 import click
 
 from asyncjobs._store.faults import is_transient
+from asyncjobs.cli.output import visible
 from asyncjobs.errors import (
     DatabaseUnavailable,
     InvalidDefinition,
@@ -42,8 +43,11 @@ class Refused(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         if self.details:
-            click.echo(self.details, file=file, err=file is None)
+            click.echo(visible(self.details), file=file, err=file is None)
         super().show(file)
+
+    def format_message(self) -> str:
+        return visible(super().format_message())
 
 
 def refusal(error: BaseException) -> Refused | None:

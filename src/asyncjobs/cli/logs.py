@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import logging
 
+from asyncjobs.cli.output import visible
+
+
+class Plain(logging.Formatter):
+    """A record begins at the margin, and nothing else does: what a job or a row says can forge no line, nor steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record)).replace("\n", "\n    ")
+
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Show what asyncjobs and the jobs log. Called after the application was imported: its own logging comes first."""
@@ -11,4 +20,6 @@ def log_to_stderr(level: int = logging.INFO) -> None:
         logging.getLogger("asyncjobs").setLevel(level)
     if logging.getLogger().handlers or logging.getLogger("asyncjobs").handlers:
         return
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-8s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Plain("%(asctime)s %(levelname)-8s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,22 @@ import click
 from asyncjobs._model.job import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# What a terminal obeys or a line break forges: C0 but tab and line feed, C1, line separators, and what turns the direction
+# of writing.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """*text*, which may be a job's, as a terminal can be trusted with: control characters are written out."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def visible_line(text: str) -> str:
+    """As `visible`, and in one line."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 class Output:
@@ -43,12 +60,12 @@ class Output:
     def text(self, line: str) -> None:
         """A line for people."""
         if self._machine is None:
-            click.echo(line)
+            click.echo(visible(line))
 
     def note(self, line: str) -> None:
         """A line for people that is not what was asked for: on stderr."""
         if self._machine is None:
-            click.echo(line, err=True)
+            click.echo(visible(line), err=True)
 
     def result(self, result: Any) -> None:
         """What a job returned, for people: text as it is, nothing for None, else JSON."""
@@ -61,6 +78,7 @@ class Output:
         """A table for people: rich's on a terminal where it is installed, else plain columns."""
         if self._machine is not None:
             return
+        rows = [[visible_line(cell) for cell in row] for row in rows]
         if sys.stdout.isatty() and importlib.util.find_spec("rich"):
             _rich_table(headings, rows)
             return

@@ -14,6 +14,7 @@ import click
 
 from asyncjobs._app import Jobs
 from asyncjobs._store.migrate import check_schema_version
+from asyncjobs._store.source import has_password
 from asyncjobs._store.statements import DEFAULT_SCHEMA
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.loading import load
@@ -42,10 +43,16 @@ def find_jobs(app: str | None, dsn: str | None, schema: str | None) -> Jobs:
     """
     if app and (dsn or schema):
         raise Refused("APP knows its database; leave --dsn and --schema out, or APP", Exit.USAGE)
-    environment = os.environ
+    environment, given_here = os.environ, bool(dsn)
     if not dsn and not app and not (environment.get("ASYNCJOBS_APP") and not schema):
         dsn = environment.get("ASYNCJOBS_DSN")
     if dsn:
+        if given_here and has_password(dsn):
+            click.echo(
+                "everybody on this machine can read the password in the list of processes; "
+                "ASYNCJOBS_DSN is read by yours alone, and so is the file PGPASSFILE names",
+                err=True,
+            )
         return Jobs(dsn, schema=schema or environment.get("ASYNCJOBS_SCHEMA") or DEFAULT_SCHEMA)
     if schema:
         raise Refused("--schema goes with --dsn or ASYNCJOBS_DSN; an APP knows its own", Exit.USAGE)
