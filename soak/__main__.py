@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -36,7 +37,11 @@ from soak.schedule import WEIGHTS
 @click.option(
     "--report", "report_to", type=click.Path(dir_okay=False, path_type=Path), help="Write a page there."
 )
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Keep the histories there.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the histories there; else they are kept when something is wrong.",
+)
 @click.option(
     "--check", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Only check this folder."
 )
@@ -45,12 +50,14 @@ def main(
     poison: bool, report_to: Path | None, folder: Path | None, check: Path | None,
 ) -> None:  # fmt: skip
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a network that is cut complains
+    kept = True
     if check is not None:
         record = load(check)
     else:
         kinds = frozenset(faults.split(",")) if faults is not None else None
         if kinds is not None and (unknown := kinds - WEIGHTS.keys() - {""}):
             raise click.UsageError(f"no such fault: {', '.join(unknown)}")
+        kept = folder is not None
         folder = folder or Path(tempfile.mkdtemp(prefix="asyncjobs-soak-"))
         plan = run.Plan(minutes, seed, processes, rate, every, pace, kinds, poison)
         print(f"seed {seed}, histories in {folder}", flush=True)
@@ -59,6 +66,8 @@ def main(
     print(report.summary(record, violations))
     if report_to is not None:
         report_to.write_text(report.page(record, violations))
+    if folder is not None and not kept and not any(violations.values()):
+        shutil.rmtree(folder)
     sys.exit(1 if any(violations.values()) else 0)
 
 

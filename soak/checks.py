@@ -30,6 +30,7 @@ and due times, until there are such keys and cron; its C11 (a web application's 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -224,32 +225,47 @@ def _crowded(run: Reading) -> Iterator[str]:
 
 
 def _passed_by(run: Reading, changes: Sequence[Change], acknowledged: dict[int, float]) -> Iterator[str]:
-    ready: dict[int, tuple[tuple[int, float, int], float]] = {}  # its place in the lane, and since when
+    since: dict[int, float] = {}  # each ready job, and since when
+    places: dict[int, Place] = {}
+    queue: list[Place] = []  # in the order in which they are to be claimed
     claims: dict[int, list[Change]] = defaultdict(list)
     for change in changes:
         if change.was_runner is None and change.runner is not None and change.state == 0:
             claims[change.xid].append(change)
+
+    def leave(job: int) -> None:
+        if job in places:
+            del queue[bisect_left(queue, places.pop(job))]
+
     for change in changes:
+        leave(change.job)
         if change.state == 0 and change.runner is None:
-            since = change.at
+            since[change.job] = change.at
             if (
                 change.was_state is None
             ):  # in an open transaction nobody sees it; when that was over, somebody was told
-                since = max(since, acknowledged.get(change.job, float("inf")))
-            ready[change.job] = (change.priority, change.due, change.job), since
+                since[change.job] = max(change.at, acknowledged.get(change.job, float("inf")))
+            places[change.job] = _place(change)
+            insort(queue, places[change.job])
             continue
-        ready.pop(change.job, None)
         together = claims.pop(change.xid, ())
         for claim in together:
-            ready.pop(claim.job, None)
+            leave(claim.job)
         for claim in together:
-            place = claim.priority, claim.due, claim.job
-            for job, (earlier, since) in ready.items():
-                if earlier < place and since < claim.at - run.times.passed_by:
+            for place in queue[: bisect_left(queue, _place(claim))]:
+                job = place[-1]
+                if since[job] < claim.at - run.times.passed_by:
                     left = next((each.at for each in run.changes_of[job] if each.at > claim.at), float("inf"))
                     if left > claim.at + AT_THE_SAME_TIME:
-                        yield f"job {claim.job} was claimed while job {job}, before it, waited {claim.at - since:.1f} s"
+                        yield f"job {claim.job} was claimed while job {job}, before it, waited {claim.at - since[job]:.1f} s"
                         return
+
+
+Place = tuple[int, float, int]
+
+
+def _place(change: Change) -> Place:
+    return change.priority, change.due, change.job
 
 
 def early(run: Reading) -> Iterator[str]:

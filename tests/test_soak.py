@@ -708,6 +708,32 @@ def test_any_life_of_a_job_is_a_legal_trail(lives: list[str]) -> None:
         assert "C4" in found(attrs.evolve(record, trail=twice))
 
 
+DAY = a_day().record()
+
+
+@given(st.sampled_from([each.job for each in DAY.jobs]))
+@settings(max_examples=20, deadline=None)
+def test_whichever_job_is_gone_is_missed(job: int) -> None:
+    """C1 does not look at some of them only."""
+    assert any(f"j{job} " in each for each in check(without(DAY, job))["C1"])
+
+
+@given(st.sampled_from([each for each in DAY.trail if each.token]), st.sampled_from([-1, 1, 2]))
+@settings(max_examples=40, deadline=None)
+def test_whichever_token_is_another_is_noticed(change: Change, by: int) -> None:
+    """C4 follows every step."""
+    trail = [attrs.evolve(each, token=each.token + by) if each is change else each for each in DAY.trail]
+    assert check(attrs.evolve(DAY, trail=trail))["C4"]
+
+
+@given(st.sampled_from(DAY.effects), st.integers(min_value=1, max_value=3))
+@settings(max_examples=10, deadline=None)
+def test_whichever_effect_is_there_more_than_once_is_noticed(effect: Effect, times: int) -> None:
+    """C3 counts."""
+    (said,) = check(attrs.evolve(DAY, effects=[*DAY.effects, *[effect] * times]))["C3"]
+    assert f"its effect is there {times + 1} times" in said
+
+
 # The rest of it.
 
 
