@@ -53,6 +53,12 @@ async def full(dsn: str) -> AsyncIterator[None]:
                 await talker.execute(f"select pg_notify('elsewhere', '{number}' || repeat('x', 7000))")
         assert await talker.fetchval("select pg_notification_queue_usage()") > 0.9
         yield
+        await listener.close()
+
+        async def empty() -> bool:
+            return bool(await talker.fetchval("select pg_notification_queue_usage()") == 0)
+
+        await eventually_async(empty)
     finally:
         await listener.close()
         await talker.close()
