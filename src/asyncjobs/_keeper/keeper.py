@@ -79,6 +79,7 @@ class Keeper:
         """Before `run`, on its loop: whom to tell."""
         self._post = post
         self._doubted, self._leaving, self._left = anyio.Event(), anyio.Event(), anyio.Event()
+        self._asked = anyio.Event()  #: somebody says that a job is to be stopped: the table knows whether it is so
 
     async def run(self) -> None:
         """Keep, until told to leave: whatever breaks is made anew."""
@@ -125,9 +126,10 @@ class Keeper:
         self._post.deaf(is_deaf=not self._modes.hears)
         sweep = Sweep(session, self._vigilance)
         renewed_at = anyio.current_time()
+        look_at = renewed_at + self._vigilance.look_every
         while True:
-            with anyio.move_on_after(self._vigilance.look_every):
-                await self._first_of(gone, self._doubted, self._leaving)
+            with anyio.move_on_after(max(0.0, look_at - anyio.current_time())):
+                await self._first_of(gone, self._doubted, self._leaving, self._asked)
             if gone.is_set():
                 raise DatabaseUnavailable("the server closed the keeper's connection")
             if self._leaving.is_set():
@@ -137,6 +139,12 @@ class Keeper:
             if self._doubted.is_set():
                 await self._succeed(session)
             assert self._incarnation is not None
+            if self._asked.is_set():  # anybody may notify, as often as he likes: it delays nothing below
+                self._asked = anyio.Event()
+                if anyio.current_time() < look_at:
+                    await self._look_for_requests(session, self._incarnation)
+                    continue
+            look_at = anyio.current_time() + self._vigilance.look_every
             if anyio.current_time() - renewed_at >= self._vigilance.renew_every:
                 renewed_at = anyio.current_time()
                 if not await self._renew(session, self._incarnation):
@@ -196,7 +204,7 @@ class Keeper:
         hear: dict[str, Callable[[str], None]] = {
             READY: self._post.ready,
             FINISHED: lambda payload: self._post.finished(int(payload)),
-            CANCEL: lambda payload: self._post.cancel(int(payload)),
+            CANCEL: lambda _: self._asked.set(),
             QUEUES: lambda _: self._post.queues_changed(),
         }
         for name, tell in hear.items():
@@ -260,7 +268,7 @@ class Keeper:
         return incarnation
 
     async def _look_for_requests(self, session: Session, incarnation: int) -> None:
-        """What notifications may have missed: jobs to be cancelled."""
+        """Jobs to be cancelled: the row says so, whatever notifications said or missed."""
         claims = self._post.held_about()
         if not claims:
             return
