@@ -84,3 +84,21 @@ async def test_a_runner_whose_jobs_row_is_held_is_not_dead(dsn: str) -> None:
         assert await handle.result(timeout=10) == "held"
         assert (await handle.job()).crashes == 0
     assert ran["held"] == 1
+
+
+@pytest.mark.failure_mode("F83")
+async def test_a_runner_changes_its_name_while_a_row_is_held(dsn: str) -> None:
+    """Its keeper's connection breaks, and it goes on at once: that one job stops, and runs again when its row is let go."""
+    vigilance = Vigilance(look_every=0.1, reconcile_every=0.2)
+    async with running(dsn, vigilance=vigilance) as jobs, watching(dsn) as other, watching(dsn) as third:
+        async with held(jobs, other, "held") as handle:
+            await third.connection.execute(
+                "select pg_terminate_backend(pid) from pg_locks"
+                " where locktype = 'advisory' and classid = 1634364780 and granted"
+            )
+            assert await (await work.later("other")).result(timeout=15) == "other"
+        gate.set()
+        assert await handle.result(timeout=20) == "held"
+        done = await handle.job()
+        assert (done.attempt, done.crashes, done.errors) == (1, 0, ())
+    assert ran == {"held": 2, "other": 1}
