@@ -49,7 +49,6 @@ class Proxy:
         for line in self.lines:
             line.is_dead = True
 
-
     def revive(self) -> None:
         """The network is back: new connections pass, those from before are found to be broken."""
         self.is_dead = False

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,11 @@ class Workers:
 
 
 @asynccontextmanager
-async def workers_on(dsn: str) -> AsyncIterator[Workers]:
-    """Processes on a fresh database of the server at *dsn*, all ended afterwards."""
-    async with fresh_database(dsn) as database:
+async def workers_on(dsn: str, *, own: bool = False) -> AsyncIterator[Workers]:
+    """Processes on a fresh database of the server at *dsn*, or on the one named when the server is our *own*; all ended
+    afterwards.
+    """
+    async with nullcontext(dsn) if own else fresh_database(dsn) as database:
         await Jobs(database).migrate()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "log"
@@ -326,7 +328,7 @@ class Outage:
 async def outage(seconds: float) -> Outage:
     """Postgres is stopped for *seconds* while a process runs and idles, then started: until jobs start again."""
     with own_server() as server:
-        async with workers_on(server.dsn()) as workers:
+        async with workers_on(server.dsn(), own=True) as workers:
             only = await workers.start(is_peer=True)
             async with Jobs(workers.dsn) as jobs:
                 await held.set(delay=seconds, jobs=jobs).later("waiting")
@@ -372,7 +374,7 @@ async def restarted(times: int) -> tuple[int, int]:
     the once that is right; and how many attempts and crashes were counted too many.
     """
     with own_server() as server:
-        async with workers_on(server.dsn()) as workers:
+        async with workers_on(server.dsn(), own=True) as workers:
             for _ in range(3):
                 await workers.start(is_peer=False)
             names = [f"job {number}" for number in range(12)]

@@ -282,3 +282,41 @@ async def test_a_claim_whose_reply_was_lost_runs_again_soon_and_unburnt(dsn: str
 
 async def is_true(fact: bool) -> bool:
     return fact
+
+
+@pytest.mark.failure_mode("F45")
+async def test_a_job_that_cannot_be_given_back_yet_is_not_blamed(dsn: str) -> None:
+    """Somebody holds its row while this runner changes its name: the old one keeps its lock until the job is free."""
+    vigilance = Vigilance(look_every=0.05, settle=0.0, reconcile_every=0.1)
+    async with (
+        running(dsn, vigilance=vigilance) as jobs,
+        running(dsn, vigilance=vigilance),
+        watching(dsn) as other,
+    ):
+        runner = runner_of(jobs)
+        before = runner._identity.current
+        assert before is not None
+        (job_id,) = await store(other.session, new_job("test_keeper:unknown"))  # nobody here claims it
+        async with watching(dsn) as third, third.connection.transaction():
+            await claim(other.session, before, lanes=[("q", "test_keeper:unknown")])  # behind its back
+            await third.connection.execute("select from asyncjobs.live_jobs where id = $1 for update", job_id)
+            runner._identity.doubt()
+            await runner.connected()
+            await asyncio.sleep(vigilance.look_every * 6)  # peers look
+            row = await live(other.session, job_id)
+            assert row
+            assert row["runner"] == before
+
+        async def back() -> bool:
+            row = await live(other.session, job_id)
+            return row is not None and row["runner"] is None
+
+        await eventually_async(back)
+        row = await live(other.session, job_id)
+        assert row
+        assert (row["attempt"], row["crashes"], row["errors"]) == (0, 0, None)
+
+        async def forgotten() -> bool:
+            return before not in {row["incarnation"] for row in await list_runners(other.session)}
+
+        await eventually_async(forgotten)

@@ -28,7 +28,7 @@ from asyncjobs.errors import DatabaseUnavailable
 
 logger = logging.getLogger("asyncjobs")
 
-RECONNECT = Exponential(first=timedelta(milliseconds=100), longest=timedelta(seconds=3), jitter=0.5)
+RECONNECT = Exponential(first=timedelta(milliseconds=100), longest=timedelta(seconds=2), jitter=0.5)
 
 ANSWER = 5.0
 """Seconds a statement may take before the connection is given up: its answer may have been lost on the way. A server may also

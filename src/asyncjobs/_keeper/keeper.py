@@ -24,7 +24,7 @@ from asyncjobs._keeper.sweep import Sweep
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.modes import Modes
 from asyncjobs._store.chores import rescue_jobs
-from asyncjobs._store.claims import adopt_jobs, find_held
+from asyncjobs._store.claims import adopt_jobs, find_claims, find_held
 from asyncjobs._store.listening import CANCEL, FINISHED, QUEUES, READY, channel
 from asyncjobs._store.migrate import check_schema_version
 from asyncjobs._store.runners import forget_runner, hold_lock, register_runner, release_lock, renew_lease
@@ -79,7 +79,9 @@ class Keeper:
         """Before `run`, on its loop: whom to tell."""
         self._post = post
         self._doubted, self._leaving, self._left = anyio.Event(), anyio.Event(), anyio.Event()
-        self._asked = anyio.Event()  #: somebody says that a job is to be stopped: the table knows whether it is so
+        self._asked = (
+            anyio.Event()
+        )  #: somebody says that a job is to be stopped: the table knows whether it is so
 
     async def run(self) -> None:
         """Keep, until told to leave: whatever breaks is made anew."""
@@ -149,7 +151,7 @@ class Keeper:
                 renewed_at = anyio.current_time()
                 if not await self._renew(session, self._incarnation):
                     continue
-            await sweep.look(self._incarnation)
+            await sweep.look(self._incarnation, {name.incarnation for name in self._names})
             await self._look_for_requests(session, self._incarnation)
             await self._reconcile(session, self._incarnation)
 
@@ -231,11 +233,8 @@ class Keeper:
             logger.warning("jobs %s did not survive the server and are stopped", [claim.id for claim in lost])
             self._post.lost(lost)
         for name in former:
-            await self._give_back(session, name.incarnation)
-            if self._modes.locks and name.session is session:
-                await release_lock(session, name.lock_key)
-            self._names.remove(name)
             self._reconciler.succeeded(name.incarnation)
+            await self._give_back(session, name.incarnation)
         self._incarnation = new
         self._believed_until = believed_until
         self._doubted = anyio.Event()
@@ -243,8 +242,17 @@ class Keeper:
         self._post.ready("")  # what was said while nobody heard, and what was not brought over
 
     async def _give_back(self, session: Session, former: int) -> None:
-        """Let go of everything a former incarnation still holds: its process lives, so nothing is to blame."""
+        """Let go of everything a former incarnation still holds: its process lives, so nothing is to blame.
+
+        While a row of its is locked by somebody, its lock is kept, so that nobody takes it for dead.
+        """
         await rescue_jobs(session, former, blame=False, max_crashes=self._vigilance.max_crashes, error="{}")
+        for name in [name for name in self._names if name.incarnation == former]:
+            if await find_claims(session, [former]):
+                continue
+            if self._modes.locks and name.session is session:
+                await release_lock(session, name.lock_key)
+            self._names.remove(name)
 
     async def _register(self, session: Session) -> int:
         """Enter a new incarnation, whose number was never given out before: random, because a sequence may go back."""

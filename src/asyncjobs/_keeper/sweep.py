@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 import anyio
 import orjson
@@ -28,10 +29,14 @@ class Sweep:
         self._suspected_at: dict[int, float] = {}
         self._orphans_at = self._began_at
 
-    async def look(self, incarnation: int) -> None:
-        """One look; rescues whoever is dead beyond doubt."""
+    async def look(self, incarnation: int, ours: Collection[int] = ()) -> None:
+        """One look; rescues whoever is dead beyond doubt. Locks of *ours* look free to the session that holds them."""
         now = anyio.current_time()
-        suspects = await find_suspects(self._session, incarnation)
+        suspects = [
+            suspect
+            for suspect in await find_suspects(self._session, incarnation)
+            if suspect.incarnation not in ours
+        ]
         self._suspected_at = {
             suspect.incarnation: self._suspected_at.get(suspect.incarnation, now) for suspect in suspects
         }

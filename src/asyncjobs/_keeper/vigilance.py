@@ -23,7 +23,7 @@ class Vigilance:
     renew_every: float = 5.0
 
     #: After connecting, a free lock or an old lease proves nothing: a restarted server has freed every lock at once, and a
-    #: long absence has let every lease run out. Twice the longest pause between two tries to connect again, and more.
+    #: long absence has let every lease run out. Five times the longest pause between two tries to connect again.
     settle: float = 10.0
 
     #: A statement of the keeper's that takes longer means a dead network: all of them take milliseconds.
