@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asyncjobs import Constant, JobState, Later, current_job, job
+from asyncjobs import Constant, JobNotFound, JobState, Later, current_job, job
 from tests.engine.running import running
 from tests.waiting import eventually_async
 
@@ -185,3 +186,39 @@ async def test_a_jobs_transaction_that_postgres_undoes_is_tried_again(dsn: str, 
         assert (done.attempt, done.crashes, len(done.errors)) == (2, 0, 1)
         assert await other.fetchval("select count(*) from effects") == 1
     await other.close()
+
+
+@pytest.mark.failure_mode("F78")
+async def test_a_deadlock_of_the_applications_own_takes_its_job_with_it(dsn: str) -> None:
+    """Two requests lock the same rows in opposite order, and enqueue in between: Postgres ends one of them, job and all."""
+    async with running(dsn), contextlib.AsyncExitStack() as stack:
+        requests = [await asyncpg.connect(dsn) for _ in range(2)]
+        for request in requests:
+            stack.push_async_callback(request.close)
+        await requests[0].execute("create table accounts (name text primary key, balance int)")
+        await requests[0].execute("insert into accounts values ('a', 0), ('b', 0)")
+        handles: dict[str, Any] = {}
+        both_have_one = asyncio.Barrier(2)
+
+        async def transfer(request: asyncpg.Connection, first: str, second: str) -> None:
+            async with request.transaction():
+                await request.execute("update accounts set balance = balance - 1 where name = $1", first)
+                handles[first] = await modest.set(on=request).later()
+                await both_have_one.wait()
+                await modest.set(on=request).later()
+                await request.execute("update accounts set balance = balance + 1 where name = $1", second)
+
+        ended = await asyncio.gather(
+            transfer(requests[0], "a", "b"), transfer(requests[1], "b", "a"), return_exceptions=True
+        )
+        assert sorted(type(each).__name__ for each in ended) == ["DeadlockDetectedError", "NoneType"]
+        undone, done = ("a", "b") if ended[0] is not None else ("b", "a")
+        await handles[done].result(timeout=10)
+        with pytest.raises(JobNotFound):
+            await handles[undone].status()
+
+        async def two_ran() -> bool:
+            return ran["modest"] == 2
+
+        await eventually_async(two_ran)
+        assert await requests[0].fetchval("select count(*) from asyncjobs.jobs") == 2
