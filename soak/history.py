@@ -18,7 +18,7 @@ class Event:
 
     mono: float  #: seconds on the machine's monotonic clock, which all its processes share
     wall: float
-    pid: int
+    pid: int  #: of the process: a number of our own, because the kernel gives its numbers out again
     op: str  #: enqueue, start, end, cancel, fault, process, log, resources, config
     phase: str = ""  #: invoke, then ok, fail (it certainly did not happen) or info (nobody knows); begin and end of a fault
     key: str = ""  #: of the job, given by who enqueued it
@@ -30,15 +30,16 @@ class Event:
 class Recorder:
     """Writes the history of this process."""
 
-    def __init__(self, folder: Path, who: str) -> None:
-        path = folder / f"{who}-{os.getpid()}.jsonl"
+    def __init__(self, folder: Path, who: str, number: int) -> None:
+        self._number = number
+        path = folder / f"{who}-{number}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(
         self, op: str, phase: str = "", *, key: str = "", job: int | None = 0, token: int = 0, **detail: Any
     ) -> None:
         """One line, written before this returns: it survives a SIGKILL in the next instant. May be called in any thread."""
-        event = Event(time.monotonic(), time.time(), os.getpid(), op, phase, key, job or 0, token, detail)
+        event = Event(time.monotonic(), time.time(), self._number, op, phase, key, job or 0, token, detail)
         os.write(self._file, orjson.dumps(attrs.asdict(event), option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:

@@ -217,7 +217,7 @@ class Producer:
 
 async def main(dsn: str, folder: Path, config: dict[str, Any]) -> None:
     logging.disable()  # an application that enqueues is told by exceptions
-    recorder = Recorder(folder, "producer")
+    recorder = Recorder(folder, "producer", -2)
     async with Jobs(dsn) as jobs:
         producer = Producer(dsn, recorder, jobs, config["seed"], config["rate"], poison=config["poison"])
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, producer, "stopped", True)

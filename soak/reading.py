@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import attrs
 
 from soak.history import Event
-from soak.record import Change, Record, Stored
+from soak.record import Change, Incarnation, Record, Stored
 from soak.schedule import ON_SERVER
 
 AFTERMATH = (
@@ -175,9 +175,25 @@ class Reading:
         }
 
     @cached_property
+    def incarnations(self) -> dict[int, Incarnation]:
+        """By name; their process by our number, which is that of the last to begin with what the kernel called it."""
+        begun: dict[int, list[Event]] = defaultdict(list)
+        for event in self.of("process", "begun"):
+            begun[event.detail["kernels"]].append(event)
+        return {
+            each.incarnation: attrs.evolve(
+                each,
+                pid=next(
+                    (event.pid for event in reversed(begun[each.pid]) if event.wall <= each.since), each.pid
+                ),
+            )
+            for each in self.record.incarnations
+        }
+
+    @cached_property
     def lease_only(self) -> set[int]:
         """Processes whose runner holds no lock."""
-        return {each.pid for each in self.record.incarnations if not each.holds_lock}
+        return {each.pid for each in self.incarnations.values() if not each.holds_lock}
 
     def reason(self, pid: int, since: float, until: float) -> str | None:
         """A fault that may have cost this process its jobs, or the reply to a write, between these times.
@@ -221,12 +237,11 @@ class Reading:
     @cached_property
     def rescues(self) -> list[Rescue]:
         """Of the jobs that were running in a process when it was killed."""
-        incarnations = {each.incarnation: each for each in self.record.incarnations}
         killed = {pid: at + self.offset for pid, at in self.deaths.items() if not self._ended_in_order(pid)}
         rescues = []
         for job, changes in self.changes_of.items():
             for change, following in zip(changes, [*changes[1:], None], strict=True):
-                by = incarnations.get(change.runner or 0)
+                by = self.incarnations.get(change.runner or 0)
                 died = killed.get(by.pid) if by is not None and change.state == 0 else None
                 if by is None or died is None or change.at > died or (following and following.at <= died):
                     continue

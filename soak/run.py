@@ -65,7 +65,7 @@ class Plan:
 async def soak(plan: Plan, folder: Path) -> Record:
     """Do it; all that is known then."""
     folder.mkdir(parents=True, exist_ok=True)
-    recorder = Recorder(folder, "stage")
+    recorder = Recorder(folder, "stage", -1)
     vigilance = plan.vigilance
     times = Times(
         vigilance.look_every, vigilance.settle, vigilance.lease, vigilance.max_crashes, vigilance.alone
@@ -154,7 +154,7 @@ async def _play(stage: Stage, plan: Plan, times: Times) -> None:
         stage.closing = True
         for seat in stage.seats:
             if seat.process is not None and seat.process.poll() is None:
-                stage.recorder.note("fault", "begin", kind="end", of=seat.process.pid, seat=seat.number)
+                stage.recorder.note("fault", "begin", kind="end", of=seat.occupant, seat=seat.number)
                 seat.process.terminate()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*minders), times.shutdown * 2 + 10)

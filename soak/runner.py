@@ -35,7 +35,8 @@ class Noting(logging.Handler):
 
 
 async def main(dsn: str, direct: str, folder: Path, config: dict[str, Any]) -> None:
-    kinds.recorder = recorder = Recorder(folder, f"runner{config['seat']}")
+    kinds.recorder = recorder = Recorder(folder, "runner", config["number"])
+    recorder.note("process", "begun", kernels=os.getpid())
     logging.basicConfig(level=logging.WARNING, handlers=[Noting(recorder)], force=True)
     logging.captureWarnings(True)
     stop = asyncio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class Seat:
     dsn: str
     network: Network | None
     process: subprocess.Popen[bytes] | None = None
+    occupant: int = 0  #: the number of that process
     back_after: float = 0.2  #: seconds, when its process is gone
     busy: asyncio.Lock = attrs.field(factory=asyncio.Lock)  #: one harm at a time
 
@@ -60,7 +63,7 @@ class Stage:
     healed: bool = False
     closing: bool = False
     restarting: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    harms_done: int = 0
+    numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))  #: of processes
 
     # Processes.
 
@@ -74,8 +77,10 @@ class Stage:
             )
 
     def seat_somebody(self, seat: Seat) -> None:
+        seat.occupant = next(self.numbers)
         config = {
             "seat": seat.number,
+            "number": seat.occupant,
             "listen": listens(seat.number),
             "vigilance": attrs.asdict(self.vigilance),
         }
@@ -90,7 +95,7 @@ class Stage:
             assert process is not None
             while process.poll() is None:
                 await asyncio.sleep(0.02)
-            self.recorder.note("process", "gone", of=process.pid, seat=seat.number, code=process.returncode)
+            self.recorder.note("process", "gone", of=seat.occupant, seat=seat.number, code=process.returncode)
             if not self.closing:
                 await asyncio.sleep(seat.back_after)
 
@@ -116,14 +121,14 @@ class Stage:
                 await self._to_database(harm)
 
     def _note(self, harm: Harm, phase: str, of: int = 0) -> None:
-        self.harms_done += phase == "begin"
         self.recorder.note("fault", phase, kind=harm.kind, of=of, seat=-1 if harm.seat is None else harm.seat)
 
     async def _to_runner(self, harm: Harm, seat: Seat) -> None:
         process = seat.process
         if process is None or process.poll() is not None:
             return
-        self._note(harm, "begin", process.pid)
+        occupant = seat.occupant
+        self._note(harm, "begin", occupant)
         if harm.kind == "kill":
             seat.back_after = harm.seconds
             process.kill()
@@ -146,7 +151,7 @@ class Stage:
                 await asyncio.sleep(harm.seconds)
             finally:
                 seat.network.restore()
-        self._note(harm, "end", process.pid)
+        self._note(harm, "end", occupant)
 
     async def _gone(self, process: subprocess.Popen[bytes]) -> None:
         while process.poll() is None:

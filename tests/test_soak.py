@@ -16,6 +16,7 @@ from asyncjobs._keeper.vigilance import Vigilance
 from soak import report
 from soak.checks import CHECKS, check
 from soak.history import Event, Recorder, read
+from soak.reading import Reading
 from soak.record import Change, Effect, Incarnation, Leftovers, Record, Stored, load, save
 from soak.schedule import ON_RUNNERS, WEIGHTS, draw
 
@@ -751,7 +752,7 @@ def test_a_schedule_is_drawn_from_its_seed() -> None:
 
 def test_histories_come_back_in_the_order_of_the_clock(tmp_path: Path) -> None:
     """From files of several writers."""
-    one, two = Recorder(tmp_path, "one"), Recorder(tmp_path, "two")
+    one, two = Recorder(tmp_path, "one", 1), Recorder(tmp_path, "two", 2)
     for number in range(6):
         (one if number % 2 else two).note("start", key=f"j{number}", job=2**40 + number, token=number)
     one.close()
@@ -760,10 +761,23 @@ def test_histories_come_back_in_the_order_of_the_clock(tmp_path: Path) -> None:
     assert [event.job - 2**40 for event in read(tmp_path)] == list(range(6))
 
 
+def test_a_number_of_the_kernels_that_came_back_is_another_process() -> None:
+    """Incarnations name the kernel's number; whose it was then, the histories know."""
+    story = Story()
+    story.note(0.5, 1, "process", "begun", kernels=4711)
+    story.note(50.0, 2, "process", "begun", kernels=4711)
+    for incarnation, at in ((100, 1.0), (101, 49.0), (200, 51.0)):
+        story.incarnations.append(
+            Incarnation(incarnation, 4711, holds_lock=True, since=WALL + at, until=None)
+        )
+    told = Reading(story.record()).incarnations
+    assert [told[incarnation].pid for incarnation in (100, 101, 200)] == [1, 1, 2]
+
+
 def test_a_record_is_kept_and_checked_again(tmp_path: Path) -> None:
     """What a run left can be looked at with the checks of another day."""
     record = a_day().record()
-    history = Recorder(tmp_path, "all")
+    history = Recorder(tmp_path, "all", 1)
     history.close()
     save(attrs.evolve(record, events=()), tmp_path)
     again = attrs.evolve(load(tmp_path), events=record.events)
