@@ -65,7 +65,8 @@ async def release_probe(session: Session, key: int) -> None:
 
 async def try_probe(session: Session, key: int, channel: str) -> Tried:
     """Ask for the lock another session holds, and say something on *channel*."""
-    return Tried(*await session.fetchrow("try_probe", key, channel))
+    backend, refused, said, _ = await session.fetchrow("try_probe", key, channel)
+    return Tried(backend, refused, said)
 
 
 async def name_backend(session: Session) -> tuple[int, bool]:
