@@ -44,8 +44,9 @@ class Jobs(Enqueuer):
 
     One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
     slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *connect* opens
-    the runner's own connections, where passwords rotate. *provide* makes what jobs depend on. *keep* and *keep_failed* say
-    how long finished jobs stay; *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON.
+    the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
+    what jobs depend on. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
+    stopping takes; *payload_limit* is in bytes of JSON.
     *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
     hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
     """

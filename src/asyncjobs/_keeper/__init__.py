@@ -6,5 +6,6 @@ be held, behind a pooler. Neither is believed blindly: a free lock is a suspicio
 just after this session began, because a restarted server has freed everybody's lock at once, and a long absence of the
 server has let everybody's lease run out. Whoever is declared dead wrongly is stopped by the fence.
 
-The engine knows the keeper by `Post` and `Identity` alone, so that it may live in a thread of its own.
+The keeper lives in a thread of its own (`thread.py`), so that no job can starve it by blocking the application's loop. The engine
+knows it by `Post` and `Identity` alone. It also finds the jobs that were claimed in a reply nobody heard (`reconcile.py`).
 """
