@@ -318,7 +318,7 @@ class Jobs(Enqueuer):
 
     @property
     def modes(self) -> Modes | None:
-        """What the runner here relies on, and why: `liveness`, `wake` and `claim`. None where none runs, or none was reached."""
+        """What the runner here relies on, and why: `liveness` and `wake`. None where none runs, or none was reached."""
         return None if self._supervisor is None else self._supervisor.runner.modes
 
     # The schema.

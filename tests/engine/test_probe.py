@@ -36,12 +36,10 @@ async def test_with_nobody_between_everything_works(dsn: str, caplog: pytest.Log
     """A lock proves a runner alive and notifications wake it; one line of the log says so, and why."""
     caplog.set_level(logging.INFO, "asyncjobs")
     async with running(dsn) as jobs, watching(dsn) as other:
-        assert jobs.modes == Modes("lock", "notify", "skip locked")
+        assert jobs.modes == Modes("lock", "notify")
         said = [record.getMessage() for record in caplog.records if "liveness" in record.getMessage()]
         (line,) = said
-        assert line.startswith(
-            "liveness lock, wake notify, claim skip locked (nobody is between, locks hold, "
-        )
+        assert line.startswith("liveness lock, wake notify (nobody is between, locks hold, ")
         assert await (await echo.later(1)).result(timeout=20) == 1
         assert await other.connection.fetchval(LEFT) == 1  # the runner's own; nothing of the probe's
     assert jobs.modes is None
@@ -126,7 +124,8 @@ async def test_where_nothing_is_heard_jobs_are_polled_for(
     """The lock proves the runner alive all the same."""
     monkeypatch.setattr(probe, "HEARD_WITHIN", 0.1)
     await strange.connection.execute(
-        "create function strange.pg_notify(text, text) returns void language sql as ''"
+        "create or replace function asyncjobs.notify(channel text, payload text) returns text language sql as "
+        "$$ select 'said, and heard by nobody' $$"
     )
     async with running(dsn, rhythm=Rhythm()) as jobs:
         assert jobs.modes == Modes("lock", "poll")
@@ -141,6 +140,30 @@ async def test_what_the_server_does_not_know_is_no_fault(dsn: str, strange: Watc
     )
     async with running(dsn, rhythm=Rhythm()) as jobs:
         assert jobs.modes == Modes("lease", "poll")
+
+
+async def test_a_server_whose_claims_wait_for_each_other_is_refused(
+    dsn: str, strange: Watcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing runs, and the log says why."""
+    monkeypatch.setattr(probe, "PASSED_WITHIN", 0.1)
+    await strange.connection.execute(
+        "create function strange.wait() returns trigger language plpgsql as "
+        "$$ begin perform pg_sleep(1); return null; end $$"
+    )
+    await strange.connection.execute(
+        "create trigger wait before update on asyncjobs.live_jobs for each statement execute function strange.wait()"
+    )
+    async with running(dsn, wait=False) as jobs:
+        await eventually_async(lambda: says(caplog, "does not pass over rows"))
+        assert jobs.is_degraded
+        assert jobs.modes is None
+        await strange.connection.execute("drop trigger wait on asyncjobs.live_jobs")
+        await runner_of(jobs).connected()
+
+
+async def says(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    return words in caplog.text
 
 
 async def test_another_way_to_the_server_is_looked_into_anew(dsn: str) -> None:
@@ -179,7 +202,7 @@ async def test_a_server_that_was_away_at_the_start_is_looked_into_when_it_comes(
         assert jobs.modes is None
         is_away = False
         await runner_of(jobs).connected()
-        assert jobs.modes == Modes("lock", "notify", "skip locked")
+        assert jobs.modes == Modes("lock", "notify")
 
 
 async def test_a_full_server_is_not_asked_for_more(dsn: str) -> None:

@@ -50,7 +50,7 @@ class Member:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.api}/patroni", timeout=2) as answer:
                 said = json.load(answer)
         except OSError as error:
-            said = json.load(error) if hasattr(error, "read") else {}  # type: ignore[arg-type]
+            said = json.load(error) if hasattr(error, "read") else {}
         return str(said.get("role")) if said.get("state") in ("running", "streaming") else ""
 
 

@@ -18,7 +18,7 @@ import pytest
 from asyncjobs import Jobs
 from asyncjobs.embedded import TEST_SETTINGS, Embedded
 from asyncjobs.embedded.binaries import ENV
-from tests.engine.running import watching
+from tests.engine.running import runner_of, watching
 from tests.faults.processes import ALERT, ROOT, Process, Processes, fault
 from tests.features import need
 from tests.flows import test_conformance as conformance
@@ -121,10 +121,10 @@ async def test_all_flows_work_on_older_servers(major: int, monkeypatch: pytest.M
             conformance.works_as(Jobs(dsn, slots=4, vigilance=conformance.ALERT), None) for _ in range(3)
         ]
         async with three[0].running(), three[1].running(), three[2]:
-            await conformance.runner_of(three[0]).connected()
-            await conformance.runner_of(three[1]).connected()
+            await runner_of(three[0]).connected()
+            await runner_of(three[1]).connected()
             assert [str(each.modes).partition(" (")[0] for each in three[:2]] == [
-                "liveness lock, wake notify, claim skip locked"
+                "liveness lock, wake notify"
             ] * 2
             await conformance.flows(three[0], three[1], three[2], effects)
         await effects.close()

@@ -174,7 +174,7 @@ async def test_no_timeout_of_the_role_ends_a_session_of_ours(dsn: str) -> None:
         await admin.execute(f'alter database "{database}" set {name} = 100')
     await admin.close()
     source = DsnSource(dsn)
-    async with link(source, "asyncjobs", pooled=False) as session:
+    async with link(source, "asyncjobs") as session:
         await session.connection.execute("select pg_sleep(0.3)")
         await asyncio.sleep(0.3)
         assert await session.connection.fetchval("select 1") == 1

@@ -62,17 +62,19 @@ async def _look(session: Session, source: Source, *, pooled: bool) -> Modes:
         if pooled and await _is_shared(session, other):
             return Modes("lease", "poll", why="a pooler is between, which shares server connections")
         locks, hears = await _try_out(session, other)
-        claim = await _passes_over(session, other)
+        if not await _passes_over(session, other):
+            raise DatabaseUnavailable(
+                "this server does not pass over rows that others have locked (FOR UPDATE SKIP LOCKED), which every claim "
+                "relies on; asyncjobs cannot run jobs on it"
+            )
     found = [
         "a pooler is between, which keeps sessions apart" if pooled else "nobody is between",
         "locks hold" if locks else "locks do not hold",
         "notifications arrive" if hears else "notifications do not arrive",
-        "locked rows are passed over" if claim else "locked rows are not passed over",
     ]
     return Modes(
         "lock" if locks and not pooled else "lease",
         "notify" if locks and hears else "poll",  # the idle announce themselves by a lock
-        "skip locked" if claim else "guarded",
         ", ".join(found),
     )
 

@@ -12,12 +12,11 @@ class Modes:
     """What a runner relies on.
 
     *liveness*: what proves it alive, its session's lock or its lease alone. *wake*: whether it is told of jobs, or looks for
-    them. *claim*: how it passes over what others are claiming. *why*: what was found, in words.
+    them. *why*: what was found, in words.
     """
 
     liveness: Literal["lock", "lease"] = "lock"
     wake: Literal["notify", "poll"] = "notify"
-    claim: Literal["skip locked", "guarded"] = "skip locked"
     why: str = attrs.field(default="said by hand", eq=False)
 
     @property
@@ -31,7 +30,7 @@ class Modes:
         return self.wake == "notify"
 
     def __str__(self) -> str:
-        return f"liveness {self.liveness}, wake {self.wake}, claim {self.claim} ({self.why})"
+        return f"liveness {self.liveness}, wake {self.wake} ({self.why})"
 
 
 def modes_by_hand(listen: bool | None) -> Modes | None:
