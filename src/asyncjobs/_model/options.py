@@ -51,7 +51,8 @@ PLACEMENTS = ("anywhere", "standalone")
 MOST_TAGS = 100
 
 # A control character marks the planner's ballast (restore_ballast.sql); a name is also a NOTIFY payload.
-_NAME = re.compile(r"[^\x00-\x1f]{1,120}")
+# What steers a terminal or breaks a line in a log is in no name: C1 and the line separators, too.
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,120}")
 
 
 def check_name(value: object, what: str) -> str:
