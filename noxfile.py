@@ -135,18 +135,8 @@ def machine(session: nox.Session) -> None:
         at = given.index("--examples")
         _, examples = given[at : at + 2]
         del given[at : at + 2]
-    run(
-        session,
-        "python",
-        "-m",
-        "pytest",
-        "tests/machine",
-        "-m",
-        "",
-        "-s",
-        *given,
-        ASYNCJOBS_MACHINE_EXAMPLES=examples,
-    )
+    command = ["python", "-m", "pytest", "tests/machine", "-m", "", "-s", *given]
+    run(session, *command, ASYNCJOBS_MACHINE_EXAMPLES=examples)
 
 
 @nox.session

@@ -24,6 +24,7 @@ SHORT = settings(
 
 
 @pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.failure_mode("F74", "F75", "F76", "F81")
 def test_any_life_is_as_the_model_says(stage: Stage) -> None:
     """Whatever is asked of the store, in any order, by however many: the database is as the model has it."""
     began, steps = time.perf_counter(), Machine.steps

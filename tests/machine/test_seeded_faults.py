@@ -131,7 +131,7 @@ async def _the_books_balance(connection: asyncpg.Connection, names: dict[str, in
 
 
 @pytest.mark.timeout(60 + 20 * SEEDS)
-@pytest.mark.failure_mode("F45", "F55", "F56")
+@pytest.mark.failure_mode("F39", "F44", "F45")
 async def test_under_any_faults_nothing_is_lost_and_no_attempt_is_burnt(
     databases: Databases, migrated: str
 ) -> None:
