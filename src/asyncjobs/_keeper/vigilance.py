@@ -29,9 +29,10 @@ class Vigilance:
     #: A statement of the keeper's that takes longer means a dead network: all of them take milliseconds.
     answer: float = 5.0
 
-    #: Between comparisons of what the database says this runner holds with what it knows of. A claim whose reply was lost
-    #: is found by the second. Where they take long, because very many jobs wait, they are made less often.
-    reconcile_every: float = 1.5
+    #: Between comparisons of what the database says this runner holds with what it knows of, while there is a reason: a claim
+    #: that is long under way, or a former incarnation. Jobs whose claim's reply was lost are found by the second. Where they
+    #: take long, because very many jobs wait or the network is slow, they are made less often.
+    reconcile_every: float = 1.0
 
     max_crashes: int = 3  #: runners a job may take down before it is failed
     alone: float = 30.0  #: how long a job that may have taken one down has its next runner to itself
