@@ -131,6 +131,26 @@ async def test_one_suspect_runs_in_the_whole_fleet(dsn: str, other: Watcher) -> 
         await until_done(other, "first", "second")
 
 
+async def test_what_is_enqueued_beside_a_suspect_begins_elsewhere_at_once(dsn: str, other: Watcher) -> None:
+    """Its own process does not promise to take it, and it is not said to be idle: those who are, are woken."""
+    await suspect(other, "suspect", hold=True)
+    async with running(dsn) as jobs:
+        await until_begun("suspect")
+        await other.until_idle(0)
+        async with running(dsn):
+            await other.until_idle(1)
+            for number in range(3):
+                await work.set(jobs=jobs).later(f"healthy {number}")
+                await until_done(other, f"healthy {number}")
+            gates["suspect"].set()
+            await until_done(other, "suspect")
+    assert beside["suspect"] == {
+        "healthy 0",
+        "healthy 1",
+        "healthy 2",
+    }  # in this process, but in the other runner
+
+
 async def test_a_busy_runner_empties_itself_for_a_suspect(dsn: str, other: Watcher) -> None:
     """It takes nothing more; when what it runs has ended, the suspect runs, then the others."""
     async with running(dsn, slots=4, rhythm=Rhythm(poll=0.1)) as jobs:
