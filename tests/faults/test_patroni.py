@@ -166,7 +166,7 @@ async def processes(cluster: Patroni, tmp_path: Path) -> AsyncIterator[Processes
         processes.end()
 
 
-@pytest.mark.failure_mode("F56", "F57", "F58")
+@pytest.mark.failure_mode("F56", "F57")
 async def test_jobs_follow_the_leader(cluster: Patroni, processes: Processes) -> None:
     """Patroni and its Postgres are killed: when it has found another leader, jobs go on there, and nothing is burnt."""
     await in_thread(processes.start, vigilance={})

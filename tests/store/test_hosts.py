@@ -63,7 +63,7 @@ def beside(by_us: str, *ports: int) -> str:
     return f"postgresql://{user}@{others}{host}{parts.path}"
 
 
-@pytest.mark.failure_mode("F57", "F49")
+@pytest.mark.failure_mode("F57")
 async def test_a_host_that_is_gone_without_a_word_holds_nobody_up(dsn: str, silent: int) -> None:
     """It has a head start, and not the whole time; afterwards the one that answered is asked first."""
     async with network(dsn) as way:
