@@ -846,3 +846,36 @@ def recovering(home):
     """The process that replays what was written before the crash."""
     found = [each for each in processes_of(home) if "startup" in " ".join(each.cmdline())]
     return found[0] if found else None
+
+
+IN_DOCKER = """
+import asyncio, shutil
+from asyncjobs import Jobs, job
+from asyncjobs.embedded import DEV_SETTINGS, TEST_SETTINGS, Embedded
+
+@job(kind="embedded:in_docker")
+async def count(number: int) -> int:
+    return number
+
+async def main(settings):
+    with Embedded(keep=False, settings=settings).running() as dsn:
+        await Jobs(dsn).migrate()
+        async with Jobs(dsn).running() as jobs:
+            handles = await jobs.enqueue_many([count.prepare(number) for number in range(500)])
+            return sum([await handle.result(timeout=20) for handle in handles])
+
+print(shutil.disk_usage("/dev/shm").total, asyncio.run(main(DEV_SETTINGS)), asyncio.run(main(TEST_SETTINGS)))
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.failure_mode("F121")
+def test_the_shared_memory_of_a_container_is_enough():
+    """Docker gives 64 MB of /dev/shm: data are kept elsewhere then, and the server needs less."""
+    need_root()
+    mount = 'mount -t tmpfs -o size=64m,mode=1777 none /dev/shm && exec "$0" -W error -c "$1"'
+    command = ["unshare", "-m", "sh", "-c", mount, sys.executable, IN_DOCKER]
+    probe = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
+    need("mount namespaces", probe.returncode == 0)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.split() == [str(64 << 20), "124750", "124750"], done.stderr
