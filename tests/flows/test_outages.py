@@ -21,7 +21,9 @@ import pytest
 from asyncjobs import Constant, DatabaseUnavailable, Handle, Jobs, JobState, Later
 from asyncjobs._engine.claimer import Claimer
 from asyncjobs._engine.completer import Completer
+from asyncjobs._guard.watch import Watch
 from asyncjobs._keeper.keeper import Keeper
+from asyncjobs._keeper.thread import KeeperThread
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._runner.runner import Runner
 from asyncjobs._store.claims import finish_jobs
@@ -463,7 +465,12 @@ class Fault(BaseException):
     [
         (Claimer, RuntimeError("a bug")),
         (Completer, Fault("a bug")),
-        *((part, asyncio.CancelledError("a bug")) for part in (Claimer, Completer, Keeper, Janitor)),
+        (KeeperThread, RuntimeError("a bug")),
+        (Watch, RuntimeError("a bug")),
+        *(
+            (part, asyncio.CancelledError("a bug"))
+            for part in (Claimer, Completer, Keeper, KeeperThread, Janitor, Watch)
+        ),
     ],
     ids=lambda each: each.__name__ if isinstance(each, type) else repr(each),
 )
