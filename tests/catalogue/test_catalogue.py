@@ -22,6 +22,12 @@ def test_no_test_names_a_mode_there_is_not() -> None:
     assert set(covering("failure_mode")) - set(MODES) == set()
 
 
+def test_every_mode_is_decided() -> None:
+    """Made to happen by a test, or it says why not."""
+    tested = set(covering("failure_mode"))
+    assert [mode.id for mode in MODES.values() if not (mode.id in tested or mode.cannot or mode.open)] == []
+
+
 def test_what_cannot_happen_or_is_open_has_no_test() -> None:
     """A mode is one of the three."""
     said = {mode.id for mode in MODES.values() if mode.cannot or mode.open}
