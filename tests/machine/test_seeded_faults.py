@@ -119,6 +119,9 @@ async def _the_books_balance(connection: asyncpg.Connection, names: dict[str, in
         assert row["attempt"] == failed + 1, f"an attempt is burnt: {dict(row)}"
         if row["kind"].endswith("work"):
             fail = names[row["name"]]
+            assert not alone or starts[row["name"]] == fail + 1, (
+                f"started {starts[row['name']]} times: {dict(row)}"
+            )
             assert failed == fail or (failed < fail and row["crashes"]), (
                 f"{dict(row)} was to fail {fail} times"
             )
