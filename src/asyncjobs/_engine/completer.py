@@ -19,7 +19,7 @@ from asyncjobs._engine.link import Patience, link
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._store.claims import A_BATCH, Claim, find_finished, find_locked, finish_jobs, return_jobs
-from asyncjobs._store.faults import is_bad_data, is_transient, sqlstate
+from asyncjobs._store.faults import discreet, is_bad_data, is_transient, sqlstate
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
@@ -163,10 +163,10 @@ class Completer:
                 await self._write(session, incarnation, [outcome])
             return
         (outcome,) = outcomes
-        plainer = _plainer(outcome, error)
-        if is_bad_data(error) and _texts(plainer) != _texts(outcome):
+        discreet(error)
+        if is_bad_data(error) and not _is_plain(outcome):
             logger.error("what job %s came to cannot be stored as it is: %s", outcome.job.id, error)
-            await self._write(session, incarnation, [plainer])
+            await self._write(session, incarnation, [_plainer(outcome, error)])
             return
         if not self._aside:
             logger.error("what job %s came to is refused, and is tried again: %s", outcome.job.id, error)
@@ -187,18 +187,17 @@ class Completer:
         return set()
 
 
-def _texts(outcome: Outcome) -> tuple[str | None, ...]:
-    """Everything in it that Postgres might refuse."""
-    return (
-        (outcome.error,)
-        if isinstance(outcome, Returned)
-        else (outcome.error, outcome.result, outcome.result_error)
-    )
+_PLAIN = "it could not be stored: "
+
+
+def _is_plain(outcome: Outcome) -> bool:
+    """Nothing is left in it to leave out: where that is refused as well, the reason is not in it."""
+    return f'"error":"{_PLAIN}' in (outcome.error or "")
 
 
 def _plainer(outcome: Outcome, error: Exception) -> Outcome:
     """*outcome*, without what Postgres refused to store."""
-    reason = f"it could not be stored: {type(error).__name__}: {error}"
+    reason = f"{_PLAIN}{type(error).__name__}: {error}"
     note = orjson.dumps({"attempt": outcome.job.attempt, "error": reason}).decode()
     if isinstance(outcome, Returned):
         return attrs.evolve(outcome, error=note)

