@@ -159,7 +159,7 @@ async def test_what_the_database_refuses_is_not_quoted(dsn: str, logged: Callabl
         async with jobs.connection() as connection:
             await connection.execute("alter table asyncjobs.finished_jobs drop constraint theirs")
         assert (await jobs.wait_for_job(refused.id)).state is JobState.COMPLETED
-    assert logged().count("theirs") <= 4  # it is not tried without end
+    assert logged().count("theirs") <= 20  # it is not tried without end
     assert CANARY not in logged()
 
 
