@@ -151,6 +151,14 @@ def has(is_such: Callable[[Job], bool]) -> Callable[[Machine], bool]:
 
 has_work = has(lambda job: job.state == "ready" and job.runner is None)
 
+#: Which claims: those that hold their job; those it has another token or another runner than; or any there ever was.
+Pick = tuple[str, int, int]
+picks = st.tuples(
+    st.sampled_from(["current", "current", "outdated", "taken over", "any"]),
+    st.integers(0, 31),
+    st.integers(1, 3),
+)
+
 sessions = st.integers(0, SESSIONS - 1)
 queues = st.sampled_from(QUEUES)
 coin = st.booleans()
@@ -233,8 +241,25 @@ class Machine(RuleBasedStateMachine):
             assert said == expected, f"having waited, session {session} said {said}, not {expected}"
             self.may_jump = True
 
-    def newest(self, chosen: Sequence[Held]) -> tuple[int, list[Held]]:
+    def picked(self, pick: Pick | list[Held]) -> list[Held]:
+        """Claims, by what has become of them."""
+        if isinstance(pick, list):
+            return pick
+        which, at, count = pick
+        found = [each for each in self.given if which == "any" or self._became(each) == which] or self.given
+        return [found[(at + nth) % len(found)] for nth in range(count)]
+
+    def _became(self, held: Held) -> str:
+        job = self.world.jobs.get(held.job.id)
+        if job is None or job.is_final or job.runner is None:
+            return "gone"
+        if job.token != held.job.token:
+            return "outdated" if job.runner == held.incarnation else "gone"
+        return "current" if job.runner == held.incarnation else "taken over"
+
+    def newest(self, pick: Pick | list[Held]) -> tuple[int, list[Held]]:
         """Claims of one incarnation."""
+        chosen = self.picked(pick)
         incarnation = chosen[0].incarnation
         return incarnation, list(
             {each.claim: each for each in chosen if each.incarnation == incarnation}.values()
@@ -450,9 +475,9 @@ class Machine(RuleBasedStateMachine):
         return multiple(*given)
 
     @precondition(has_claims)
-    @rule(chosen=st.lists(claims, min_size=1, max_size=3))
+    @rule(chosen=picks)
     @tells
-    def begin_prefetched(self, chosen: list[Held]) -> None:
+    def begin_prefetched(self, chosen: Pick | list[Held]) -> None:
         incarnation, ours = self.newest(chosen)
         given = [each.claim for each in ours]
         said = self.observe(
@@ -462,17 +487,19 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(has_claims)
     @rule(
-        session=sessions, chosen=st.lists(claims, min_size=1, max_size=3), state=st.sampled_from(sorted(FINALS)),
+        session=sessions, chosen=picks, state=st.sampled_from(sorted(FINALS)),
         failed=coin,
     )  # fmt: skip
     @tells
-    def finish(self, session: int, chosen: list[Held], state: str, failed: bool) -> None:
+    def finish(self, session: int, chosen: Pick | list[Held], state: str, failed: bool) -> None:
         """By its completer, long ago or now."""
         free = self.free(session, outside=True)
         if free is not None:
             self._finish(free, chosen, state, failed=failed)
 
-    def _finish(self, session: int, chosen: list[Held], state: str, *, failed: bool) -> tuple[str, Any]:
+    def _finish(
+        self, session: int, chosen: Pick | list[Held], state: str, *, failed: bool
+    ) -> tuple[str, Any]:
         incarnation, ours = self.newest(chosen)
         error = AN_ERROR if failed else None
         done = [Finished(each.job, FINALS[state], 0.1, error=error) for each in ours]
@@ -482,13 +509,15 @@ class Machine(RuleBasedStateMachine):
             lambda session: finish_jobs(session, incarnation, done),
         )
 
-    @rule(session=sessions, chosen=claims)
+    @precondition(has_claims)
+    @rule(session=sessions, pick=picks)
     @tells
-    def complete_in_tx(self, session: int, chosen: Held) -> None:
+    def complete_in_tx(self, session: int, pick: Pick | list[Held]) -> None:
         """The application's rows and the finish, together: refused, the application rolls both back."""
         free = self.free(session)
         if free is None:
             return
+        (chosen, *_) = self.picked(pick)
         world, connection = self.world, self.stage.connections[free]
         if free not in world.stacks:
             self._begin(free)
@@ -513,13 +542,18 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(has_claims)
     @rule(
-        session=sessions, chosen=st.lists(claims, min_size=1, max_size=3),
+        session=sessions, chosen=picks,
         how=st.sampled_from([("ready", None), ("scheduled", HOUR), ("retryable", HOUR), ("retryable", 0)]),
         unburnt=coin, failed=coin,
     )  # fmt: skip
     @tells
     def return_(
-        self, session: int, chosen: list[Held], how: tuple[str, int | None], unburnt: bool, failed: bool
+        self,
+        session: int,
+        chosen: Pick | list[Held],
+        how: tuple[str, int | None],
+        unburnt: bool,
+        failed: bool,
     ) -> None:
         """Released, snoozed or to be retried."""
         free = self.free(session, outside=True)
@@ -537,9 +571,9 @@ class Machine(RuleBasedStateMachine):
         )
 
     @precondition(has_claims)
-    @rule(target=claims, session=sessions, chosen=st.lists(claims, min_size=1, max_size=3))
+    @rule(target=claims, session=sessions, chosen=picks)
     @tells
-    def adopt(self, session: int, chosen: list[Held]) -> Any:
+    def adopt(self, session: int, chosen: Pick | list[Held]) -> Any:
         """The server was lost: a new incarnation takes over what is still there to take."""
         free = self.free(session, outside=True)
         if free is None:

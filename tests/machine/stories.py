@@ -84,7 +84,7 @@ def _all_are_refused(play: Play, stale: Any, job: int) -> None:
     play.finish(HERE, [stale], "completed", failed=False)
     play.return_(HERE, [stale], READY, unburnt=True, failed=True)
     play.adopt(HERE, [stale])
-    play.complete_in_tx(HERE, stale)
+    play.complete_in_tx(HERE, [stale])
     play.commits(HERE)
 
 
@@ -127,10 +127,10 @@ def coming_back(play: Play) -> None:
     play.promote(HERE, 5)
     for job in jobs:
         play.people(HERE, job, "await")
-    play.complete_in_tx(THERE, again)
+    play.complete_in_tx(THERE, [again])
     play.commits(THERE)
     (last,) = [each for each in play.claim_some(play.one, True) if each.job.id == first.job.id]
-    play.complete_in_tx(THERE, last)
+    play.complete_in_tx(THERE, [last])
     play.commits(THERE)
 
 
@@ -144,7 +144,7 @@ def dying(play: Play) -> None:
     play.rescue(living, blame=True, whom="suspects", max_crashes=3)
     play.fleet(living, "forget")
     play.begins(THERE)
-    play.complete_in_tx(THERE, prefetched[1])
+    play.complete_in_tx(THERE, [prefetched[1]])
     play.dies(play.one)
     play.rolls_back(THERE)
     play.dies(play.one)
@@ -218,12 +218,12 @@ def waiting_for_each_other(play: Play) -> None:
     """Whoever wants what an open transaction holds waits for it, and then sees what has become of it."""
     job, other = play.new(("a", 0), ("a", 1))
     held, second = play.claim_some(play.one, True)
-    play.complete_in_tx(THERE, held)
+    play.complete_in_tx(THERE, [held])
     play.return_(HERE, [held], READY, unburnt=True, failed=False)
     assert play.waits(HERE)
     play.rolls_back(THERE)
     (held,) = play.claim_some(play.one, True)
-    play.complete_in_tx(THERE, held)
+    play.complete_in_tx(THERE, [held])
     play.people(HERE, job, "cancel")
     assert play.waits(HERE)
     play.commits(THERE)
