@@ -40,6 +40,9 @@ gate: asyncio.Event
 ALERT = Vigilance(look_every=0.05, lease=1.5, renew_every=0.2, settle=0.3)
 WAYS = list(itertools.product(("lock", "lease"), ("notify", "poll"), ("asyncpg", "sqlalchemy")))
 NAMES = ["-".join(way) for way in WAYS]
+LIVING = [
+    way for way in WAYS if way[2] == "asyncpg"
+]  # who notices a death has connections of its own, by no driver but asyncpg
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +189,7 @@ async def test_all_flows_work(dsn: str, way: tuple[str, str, str]) -> None:
 
 
 async def test_what_a_killed_runner_held_runs_elsewhere(dsn: str, tmp_path: Path) -> None:
-    """In each combination: one process holds a job in each of eight schemas and is killed; in each another one has it soon,
+    """In each combination: one process holds a job in each of four schemas and is killed; in each another one has it soon,
     with one crash on its record."""
     async with AsyncExitStack() as stack:
         victim = subprocess.Popen(  # noqa: ASYNC220
@@ -205,9 +208,9 @@ async def test_what_a_killed_runner_held_runs_elsewhere(dsn: str, tmp_path: Path
         admin = await asyncpg.connect(dsn)
         stack.push_async_callback(admin.close)
         survivors = []
-        for name, (liveness, wake, driver) in zip(NAMES, WAYS, strict=True):
+        for liveness, wake, driver in LIVING:
             jobs = works_as(
-                await stack.enter_async_context(made(dsn, driver, schema=name)),
+                await stack.enter_async_context(made(dsn, driver, schema=f"{liveness}-{wake}")),
                 Modes(liveness, wake),  # type: ignore[arg-type]
             )
             await stack.enter_async_context(jobs.running())
@@ -251,9 +254,9 @@ async def victim(dsn: str) -> None:
     global gate
     gate = asyncio.Event()
     async with AsyncExitStack() as stack:
-        for name, (liveness, wake, driver) in zip(NAMES, WAYS, strict=True):
+        for liveness, wake, driver in LIVING:
             jobs = works_as(
-                await stack.enter_async_context(made(dsn, driver, schema=name)),
+                await stack.enter_async_context(made(dsn, driver, schema=f"{liveness}-{wake}")),
                 Modes(liveness, wake),  # type: ignore[arg-type]
             )
             await jobs.migrate()
@@ -261,7 +264,7 @@ async def victim(dsn: str) -> None:
             await hold.set(jobs=jobs).later("held by the victim")
 
         async def all_held() -> bool:
-            return ran["held by the victim"] == len(WAYS)
+            return ran["held by the victim"] == len(LIVING)
 
         await eventually_async(all_held)
         print("HOLDS", flush=True)
