@@ -104,13 +104,14 @@ create table asyncjobs.solitude (
 insert into asyncjobs.solitude default values;
 
 -- Whether a suspect runs, anywhere, that must be alone: one that has been for so many seconds need not be any longer, unless
--- the next crash would fail it. Volatile: it sees what was committed until it is called.
+-- the next crash would fail it. Volatile: it sees what was committed until it is called. Not a join: a planner that takes the one
+-- row for a thousand would read all jobs.
 create function asyncjobs.suspect_runs(alone float8, max_crashes integer) returns boolean language sql volatile as $$
   select exists (
-    select from asyncjobs.solitude last
-      join asyncjobs.live_jobs on live_jobs.id = last.job and live_jobs.token = last.token
-     where live_jobs.runner is not null
-       and (live_jobs.crashes + 1 >= max_crashes or live_jobs.started_at > clock_timestamp() - alone * interval '1 s'))
+    select from asyncjobs.live_jobs
+     where id = (select job from asyncjobs.solitude) and token = (select token from asyncjobs.solitude)
+       and runner is not null
+       and (crashes + 1 >= max_crashes or started_at > clock_timestamp() - alone * interval '1 s'))
 $$;
 
 create table asyncjobs.queues (
