@@ -154,9 +154,11 @@ async def _passes_over(session: Session, other: Session) -> bool:
 
 @contextmanager
 def _unless_unknown() -> Iterator[None]:
-    """Passes by what the server does not understand; its absence, and that of the network, is another matter."""
+    """Passes by what the server does not understand; its absence, that of the network, and what this role may not do are
+    other matters.
+    """
     try:
         yield
     except Exception as error:
-        if is_transient(error) or sqlstate(error) is None:
+        if is_transient(error) or sqlstate(error) in (None, "42501"):
             raise
