@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import os
@@ -22,15 +21,14 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-import asyncjobs
 from asyncjobs import Jobs
 from asyncjobs.cli.logs import Plain
 from asyncjobs.cli.main import asyncjobs as command
 from asyncjobs.cli.output import visible, visible_line
 from tests.command import Shell, open_shop
 from tests.security.rules import ROOT
+from tests.security.source import modules
 
-SOURCE = Path(asyncjobs.__file__).parent
 CANARY = "c4n4ry-s3cr3t"
 
 # What a terminal obeys: a title, a clipboard, a cleared screen, an answer typed for you, the eight-bit CSI, a turned line.
@@ -240,19 +238,15 @@ def test_no_example_puts_a_password_on_the_command_line() -> None:
 @pytest.mark.security("SEC-C1")
 def test_only_the_embedded_server_starts_programs() -> None:
     """A DSN can be on no child's command line where there is no child; `test_embedded.py` looks at those there are."""
+    modules_that_do = {"subprocess", "multiprocessing"}
+    calls_that_do = re.compile(
+        r".*\b(create_subprocess\w*|spawn\w*|exec[lv]p?e?|fork|open_process|run_process)"
+    )
     starters = {
-        path.relative_to(SOURCE).parts[0]
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if (
-            isinstance(node, ast.Import)
-            and any(name.name in ("subprocess", "multiprocessing") for name in node.names)
-        )
-        or (
-            isinstance(node, ast.Attribute)
-            and node.attr.startswith(("create_subprocess", "spawn", "execv", "fork"))
-        )
-        or (isinstance(node, ast.Attribute) and node.attr in ("open_process", "run_process", "to_process"))
+        module.room
+        for module in modules()
+        if modules_that_do & set(module.imports())
+        or any(calls_that_do.fullmatch(name) for name, _ in module.calls())
     }
     assert starters == {"embedded"}
 

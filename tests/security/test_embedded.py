@@ -18,16 +18,15 @@ import asyncpg
 import psutil
 import pytest
 
-import asyncjobs
 from asyncjobs.embedded import TEST_SETTINGS, Embedded, EmbeddedUnavailable
 from asyncjobs.embedded.access import MARK
 from asyncjobs.embedded.watch import Postmaster
 from tests.features import need, need_root
+from tests.security.source import modules
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 
-SOURCE = Path(asyncjobs.__file__).parent
 
 # Another user knocks: it was started as root, so that it can become anybody, and needs nothing but sockets.
 KNOCK = """
@@ -246,9 +245,9 @@ async def test_somebody_elses_folder_is_refused(folder: Path) -> None:
 def test_only_code_that_names_it_starts_it() -> None:
     """In the whole package nothing makes an Embedded but the demo, and nobody else imports it."""
     users = {
-        path.relative_to(SOURCE).parts[0]
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        module.room
+        for module in modules()
+        for node in module.nodes
         if (isinstance(node, ast.ImportFrom) and "embedded" in str(node.module))
         or (isinstance(node, ast.Import) and any("embedded" in name.name for name in node.names))
     }

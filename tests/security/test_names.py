@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import ast
 import string
-from pathlib import Path
 
 import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import asyncjobs
 from asyncjobs import InvalidOption, Jobs, job
 from asyncjobs._model.options import check_name
 from asyncjobs._store.listening import channel
 from asyncjobs._store.statements import check_schema, in_schema, statements
 from tests.connections import KINDS
 from tests.engine.running import running
-
-SOURCE = Path(asyncjobs.__file__).parent
+from tests.security.source import modules
 
 HOSTILE = [
     "'; drop schema asyncjobs cascade; --",
@@ -64,14 +61,15 @@ def test_no_statement_is_put_together_from_values() -> None:
         "prepare",
         "copy_to_table",
     }
-    built = []
-    for path in (SOURCE / "_store").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
-                continue
-            first = node.args[0]
-            if node.func.attr in runners and isinstance(first, ast.JoinedStr | ast.BinOp):
-                built.append((path.name, ast.unparse(node)[:120]))
+    built = [
+        (module.path, ast.unparse(call)[:120])
+        for module in modules()
+        if module.room == "_store"
+        for name, call in module.calls()
+        if name.rpartition(".")[2] in runners
+        and call.args
+        and isinstance(call.args[0], ast.JoinedStr | ast.BinOp)
+    ]
     assert built == []
 
 
@@ -80,9 +78,9 @@ def test_sql_lives_where_it_is_looked_for() -> None:
     """Outside of the store nobody speaks to a driver, but for the demo's own tables and the embedded server's."""
     words = ("select ", "insert into ", "update ", "delete from ", "create table ", "drop ")
     elsewhere = {
-        path.relative_to(SOURCE).parts[0]
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        module.room
+        for module in modules()
+        for node in module.nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.lower().lstrip().startswith(words)

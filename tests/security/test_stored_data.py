@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import sys
@@ -17,15 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import asyncjobs
 from asyncjobs import Constant, InvalidInput, InvalidOption, JobFailed, Jobs, JobState, Later, job
 from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
 from asyncjobs._engine.attempt import MOST_LOGGED, MOST_TRACEBACK, MOST_WORDS
 from asyncjobs.cli.words import DurationWord, MomentWord, QueuesWord
 from tests.engine.running import running
+from tests.security.source import modules
 
-SOURCE = Path(asyncjobs.__file__).parent
 DEEP = "[" * 3000 + "]" * 3000
 
 called: list[str] = []
@@ -75,9 +73,9 @@ FORBIDDEN_MODULES = {
     "code",
     "ctypes",
 }
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
 IMPORTERS = {  # what imports by name, and whose name it is
-    "asyncjobs/cli/loading.py": "APP, which the user names",
+    "cli/loading.py": "APP, which the user names",
 }
 
 
@@ -85,20 +83,14 @@ IMPORTERS = {  # what imports by name, and whose name it is
 def test_nothing_in_the_package_makes_code_of_data() -> None:
     """No pickle, no eval, no import by a name from data: APP of the command line is the only name that is imported."""
     importers = set()
-    for path in SOURCE.rglob("*.py"):
-        here = f"asyncjobs/{path.relative_to(SOURCE).as_posix()}"
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                assert not {name.name.split(".")[0] for name in node.names} & FORBIDDEN_MODULES, here
-            elif isinstance(node, ast.ImportFrom):
-                assert str(node.module).split(".")[0] not in FORBIDDEN_MODULES, here
-            elif isinstance(node, ast.Call):
-                called_name = ast.unparse(node.func)
-                assert called_name not in FORBIDDEN_CALLS, (here, node.lineno)
-                if called_name.endswith("import_module"):
-                    importers.add(here)
-                assert not any(keyword.arg == "shell" for keyword in node.keywords), (here, node.lineno)
-                assert called_name not in ("os.system", "os.popen"), (here, node.lineno)
+    for module in modules():
+        assert not {name.split(".")[0] for name in module.imports()} & FORBIDDEN_MODULES, module.path
+        for name, call in module.calls():
+            here = (module.path, call.lineno)
+            assert name not in FORBIDDEN_CALLS, here
+            assert not any(keyword.arg == "shell" for keyword in call.keywords), here
+            if name.endswith("import_module"):
+                importers.add(module.path)
     assert importers == set(IMPORTERS)
 
 
@@ -432,7 +424,7 @@ async def test_what_cannot_be_stored_is_refused_where_it_is_enqueued(dsn: str, n
 
 @pytest.mark.failure_mode("F92")
 @pytest.mark.security("SEC-S11")
-@pytest.mark.parametrize("size", [1_000_001, 64_000_000])
+@pytest.mark.parametrize("size", [1_000_001, 8_000_000])
 async def test_a_payload_beyond_the_limit_is_refused_at_every_entry(dsn: str, size: int) -> None:
     """Inputs, meta, one job or many: the limit is named before anything is sent."""
     large = "x" * size
@@ -486,7 +478,7 @@ SLOW: dict[str, Callable[[str], Any]] = {
     "input": lambda text: Codec(10**9).encode({"x": text}, {"x": str}, what="x"),
     "inputs": lambda text: Codec(10**9).encode({"x": [text, 1e16]}, {}, what="x"),
 }
-LONG = 200_000
+LONG = 50_000
 PATTERNS = [
     "1" * LONG, "1s" * LONG, "1." * LONG, "e" * LONG, "1e" * LONG, "\\" * LONG, '"' * LONG, "\\u0000" * LONG,
     "e1" * LONG, "a:" * LONG, "," * LONG, " " * LONG, "e+" + "1" * LONG + "!",

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
-import asyncjobs
 from tests.security.rules import ROOT
+from tests.security.source import SOURCE, modules
 
-SOURCE = Path(asyncjobs.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 CORE = {"anyio", "asyncpg", "attrs", "cattrs", "click", "orjson"}
@@ -28,19 +25,10 @@ def name_of(requirement: str) -> str:
 
 def imported() -> dict[str, set[str]]:
     """The distributions each room imports, whether at its top or where they are needed."""
-    found: dict[str, set[str]] = {}
-    for path in SOURCE.rglob("*.py"):
-        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = (
-                [each.name for each in node.names]
-                if isinstance(node, ast.Import)
-                else [str(node.module)]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-            found.setdefault(room, set()).update(name.split(".")[0] for name in names)
     ours = {"asyncjobs", *sys.stdlib_module_names}
+    found: dict[str, set[str]] = {}
+    for module in modules():
+        found.setdefault(module.room, set()).update(name.split(".")[0] for name in module.imports())
     return {room: names - ours for room, names in found.items()}
 
 
@@ -95,11 +83,5 @@ def test_nothing_is_downloaded_by_the_package() -> None:
         "socketserver",
         "pip",
     }
-    users = {
-        path.relative_to(SOURCE).parts[0]
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if (isinstance(node, ast.Import) and {each.name for each in node.names} & fetching)
-        or (isinstance(node, ast.ImportFrom) and node.module in fetching)
-    }
+    users = {module.room for module in modules() if fetching & set(module.imports())}
     assert users <= {"demo"}
