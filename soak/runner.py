@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from asyncjobs import Jobs
+from asyncjobs import Guard, Jobs
 from asyncjobs._keeper.vigilance import Vigilance
 from soak import jobs as kinds
 from soak.history import Recorder
@@ -42,7 +42,11 @@ async def main(dsn: str, direct: str, folder: Path, config: dict[str, Any]) -> N
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     kinds.jobs = Jobs(
-        dsn, queues=kinds.QUEUES, listen=config["listen"], vigilance=Vigilance(**config["vigilance"])
+        dsn,
+        queues=kinds.QUEUES,
+        listen=config["listen"],
+        vigilance=Vigilance(**config["vigilance"]),
+        guard=Guard() if config["guarded"] else None,
     )
     kinds.dsn = direct
     async with kinds.jobs.running():

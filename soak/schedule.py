@@ -49,6 +49,13 @@ def listens(seat: int) -> bool:
     return seat % 4 != 3
 
 
+def guarded(seat: int) -> bool:
+    """Whether the runner of this seat gives way when its loop lags, as beside an application; on a busy machine it then does
+    little else.
+    """
+    return seat % 4 == 0
+
+
 def draw(
     seed: int, seconds: float, seats: int, every: float, times: Vigilance, kinds: frozenset[str] | None = None
 ) -> list[Harm]:

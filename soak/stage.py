@@ -23,7 +23,7 @@ from asyncjobs import Jobs
 from asyncjobs._keeper.vigilance import Vigilance
 from soak.history import Recorder
 from soak.jobs import QUEUES
-from soak.schedule import ON_SERVER, Harm, listens, networked
+from soak.schedule import ON_SERVER, Harm, guarded, listens, networked
 from tests.faults.servers import DURABLE, FAST, IMMEDIATE, Server
 from tests.network import Network
 
@@ -82,6 +82,7 @@ class Stage:
             "seat": seat.number,
             "number": seat.occupant,
             "listen": listens(seat.number),
+            "guarded": guarded(seat.number),
             "vigilance": attrs.asdict(self.vigilance),
         }
         seat.process = self.start("soak.runner", seat.dsn, self.dsn, str(self.folder), json.dumps(config))
