@@ -17,9 +17,11 @@ import click
 import pytest
 
 from asyncjobs import Jobs, JobState, job
+from asyncjobs._store.chores import rescue_jobs
 from asyncjobs.cli.main import asyncjobs
 from tests.command import Shell, appears, open_shop
 from tests.features import need
+from tests.store.jobs import RUNNER, enter, session_of
 from tests.waiting import DEADLINE
 
 
@@ -168,6 +170,34 @@ async def test_count(shell: Shell, four: list[int]) -> None:
     table = (await shell("count")).out.splitlines()
     assert table[0].split() == ["queue", "scheduled", "available", "retryable", "completed"]
     assert table[1].split() == ["default", "0", "1", "0", "0"]
+
+
+@pytest.mark.failure_mode("F06")
+async def test_jobs_that_took_their_process_down_are_told_of(shell: Shell, dsn: str, four: list[int]) -> None:
+    """Why one is failed and stays, and that another is to run alone; `cancel` lets go of what is kept."""
+    async with session_of(dsn) as session:
+        await enter(session)
+        for job_id, crashes in ((3, 2), (4, 0)):
+            await session.connection.execute(
+                "update asyncjobs.live_jobs set state = 0, runner = $1, started_at = now(), attempt = 1, crashes = $2 "
+                "where id = $3",
+                RUNNER,
+                crashes,
+                job_id,
+            )
+            await rescue_jobs(
+                session, RUNNER, blame=True, max_crashes=3, error='{"error": "RunnerLost: gone"}'
+            )
+    listed = (await shell("list")).out.splitlines()
+    assert "RunnerLost: it took 3 runners down" in listed[2]
+    counted = await shell("count")
+    assert "1 of them were running when their process died, and run alone" in counted.err
+    assert "1 failed because they took their process down, and wait for retry or cancel" in counted.err
+    assert "0 of 10, 1 crash" in (shown := await shell("show", "4")).out
+    assert "to run alone" in shown.out
+    assert "runs again only when somebody retries it" in (await shell("show", "3")).out
+    assert (await shell("cancel", "3")).code == 0
+    assert "wait for retry" not in (await shell("count")).err
 
 
 async def test_retry_and_cancel(shell: Shell, jobs: Jobs, four: list[int]) -> None:

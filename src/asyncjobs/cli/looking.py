@@ -136,7 +136,7 @@ def _description(job: Job) -> list[str]:
         "queue": job.queue,
         "priority": job.priority or None,
         "attempt": f"{job.attempt} of {job.max_attempts}"
-        + (f", {job.crashes} crashes" if job.crashes else ""),
+        + (f", {job.crashes} crash{'es' if job.crashes > 1 else ''}" if job.crashes else ""),
         "created": job.created_at,
         "scheduled": job.scheduled_at,
         "started": job.started_at,
@@ -193,8 +193,12 @@ def count(app: str | None, dsn: str | None, schema: str | None, output: Output) 
     else:
         output.note("no jobs")
     if suspects.waiting:
-        output.note(f"{suspects.waiting} of them were running when their process died, and run alone, one at a time")
+        output.note(
+            f"{suspects.waiting} of them were running when their process died, and run alone, one at a time"
+        )
     if suspects.failed:
-        output.note(f"{suspects.failed} failed because they took their process down, and wait for retry or cancel")
+        output.note(
+            f"{suspects.failed} failed because they took their process down, and wait for retry or cancel"
+        )
     if paused:
         output.note(f"paused: {', '.join(sorted(paused))}")
