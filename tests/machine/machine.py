@@ -57,6 +57,8 @@ from asyncjobs._store.claims import (
     begin_jobs,
     claim_jobs,
     claim_suspect,
+    find_claims,
+    find_finished,
     find_held,
     finish_jobs,
     is_past_horizon,
@@ -80,6 +82,7 @@ from asyncjobs._store.views import (
     await_job,
     cancel_job,
     count_jobs,
+    count_suspects,
     get_job,
     pause_queue,
     paused_queues,
@@ -658,6 +661,8 @@ class Machine(RuleBasedStateMachine):
             of_queue[word(each)] = of_queue.get(word(each), 0) + 1
         assert self.observe(count_jobs) == counted
         assert self.observe(paused_queues) == self.world.paused
+        states = [each.state for each in self.world.jobs.values()]
+        assert self.observe(count_suspects) == (states.count("suspected"), states.count("deadly"))
         around = self.observe(look_around)
         lanes, due_, paused = self.world.look_around()
         assert (around.lanes, around.paused) == (lanes, paused)
@@ -675,6 +680,10 @@ class Machine(RuleBasedStateMachine):
             asked = [Claim(*each) for each in claims.items() if each[0] in self.world.jobs]
             told = self.stage.run(find_held(self.stage.observer, incarnation, asked))
             assert told == self.world.held(incarnation, asked)
+            done = self.stage.run(find_finished(self.stage.observer, incarnation, asked))
+            assert done == self.world.finished(incarnation, asked)
+        known = self.stage.run(find_claims(self.stage.observer, [incarnation]))
+        assert known.get(incarnation, frozenset()) == self.world.claims_of(incarnation)
 
     # Chores, and time.
 

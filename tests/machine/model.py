@@ -388,6 +388,17 @@ class World:
         ours = of_claims(incarnation, claims)
         return {job_id: job.asked for job_id, _ in claims if ours(job := self.jobs[job_id])}
 
+    def finished(self, incarnation: int, claims: Iterable[tuple[int, int]]) -> set[int]:
+        """Which of these claims reached their end under this incarnation."""
+        found = ((self.jobs[job_id], token) for job_id, token in claims)
+        return {
+            job.id for job, token in found if job.is_final and (job.runner, job.token) == (incarnation, token)
+        }
+
+    def claims_of(self, incarnation: int) -> frozenset[tuple[int, int]]:
+        mine = (job for job in self.jobs.values() if job.runner == incarnation and not job.is_final)
+        return frozenset((job.id, job.token) for job in mine)
+
     # Runners.
 
     def register(self, incarnation: int, *, holds_lock: bool, lease: int) -> None:

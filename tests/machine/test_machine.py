@@ -14,7 +14,7 @@ from tests.machine.stage import Stage
 
 EXAMPLES = int(os.environ.get("ASYNCJOBS_MACHINE_EXAMPLES", "0"))
 SHORT = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 30,
     stateful_step_count=50,
     deadline=None,
     database=None,
@@ -23,7 +23,7 @@ SHORT = settings(
 )
 
 
-@pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.timeout(300 + EXAMPLES)
 @pytest.mark.failure_mode("F74", "F75", "F76", "F81")
 def test_any_life_is_as_the_model_says(stage: Stage) -> None:
     """Whatever is asked of the store, in any order, by however many: the database is as the model has it."""
