@@ -136,7 +136,8 @@ def machine(session: nox.Session) -> None:
         _, examples = given[at : at + 2]
         del given[at : at + 2]
     command = ["python", "-m", "pytest", "tests/machine", "-m", "", "-s", *given]
-    run(session, *command, ASYNCJOBS_MACHINE_EXAMPLES=examples)
+    seeds = str(max(4, int(examples) // 20))
+    run(session, *command, ASYNCJOBS_MACHINE_EXAMPLES=examples, ASYNCJOBS_SEEDS=seeds)
 
 
 @nox.session

@@ -16,7 +16,7 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.machine.machine import Machine
-from tests.machine.mutants import MUTANTS, Mutant
+from tests.machine.mutants import MUTANTS, Mutant, mutant
 from tests.machine.stage import Stage
 from tests.machine.stories import STORIES, Play
 from tests.machine.test_machine import SHORT
@@ -39,12 +39,12 @@ def test_a_story_is_as_the_model_says_and_no_mutant_gets_through_it(stage: Stage
     """Step by step; and broken statements are noticed."""
     tell(STORIES[story])
     survivors = []
-    for mutant in MUTANTS.get(story, []):
+    for each in MUTANTS.get(story, []):
         began = time.perf_counter()
-        said = noticed(lambda: tell(STORIES[story]), mutant)
-        print(f"{mutant.name}: {said}, in {time.perf_counter() - began:.2f} s")
+        said = noticed(lambda: tell(STORIES[story]), each)
+        print(f"{each.name}: {said}, in {time.perf_counter() - began:.2f} s")
         if said is None:
-            survivors.append(mutant.name)
+            survivors.append(each.name)
     assert survivors == []
 
 
@@ -55,19 +55,26 @@ def test_at_random_most_mutants_are_noticed_too(stage: Stage) -> None:
     one job, and more lives than this.
     """
     budget = settings(SHORT, max_examples=min(EXAMPLES, 300), derandomize=True, phases=[Phase.generate])
-    mutants = [mutant for group in MUTANTS.values() for mutant in group]
+    mutants = [each for group in MUTANTS.values() for each in group]
     survivors = []
-    for mutant in mutants:
+    for each in mutants:
         began = time.perf_counter()
-        said = noticed(lambda: run_state_machine_as_test(Machine, settings=budget), mutant)
-        print(f"at random, {mutant.name}: {said}, in {time.perf_counter() - began:.1f} s", flush=True)
-        survivors += [mutant.name] if said is None else []
+        said = noticed(lambda: run_state_machine_as_test(Machine, settings=budget), each)
+        print(f"at random, {each.name}: {said}, in {time.perf_counter() - began:.1f} s", flush=True)
+        survivors += [each.name] if said is None else []
     assert len(survivors) < len(mutants) / 2, survivors
 
 
-def noticed(play: Callable[[], None], mutant: Mutant) -> str | None:
-    """What *play* says of the mutant."""
-    with mutant.at_large():
+def test_a_mutant_of_words_that_are_gone_is_an_error() -> None:
+    """A statement that was rewritten takes its mutants along."""
+    with pytest.raises(LookupError, match="mend the mutant 'of old'"):
+        _ = mutant("of old", "finish_jobs", "words nobody wrote", "").text
+    assert MUTANTS.keys() <= STORIES.keys()
+
+
+def noticed(play: Callable[[], None], broken: Mutant) -> str | None:
+    """What *play* says of a broken statement."""
+    with broken.at_large():
         try:
             play()
         except NOTICED as error:
