@@ -43,7 +43,10 @@ async def in_thread(act: Any, *args: Any, **given: Any) -> Any:
 async def test_a_restart_runs_nothing_twice(
     server: Server, processes: Processes, how: signal.Signals, away: float, listen: bool
 ) -> None:
-    """All locks were free at once, and all leases are over when it was away for long; who was cut off goes on."""
+    """All locks were free at once, and all leases are over when it was away for long; who was cut off goes on.
+
+    Without a lock, and cut off for longer than the lease, it has stopped its jobs first: they run again, unburnt.
+    """
     vigilance = {"look_every": 0.2, "settle": 5.0, "lease": 4.0, "renew_every": 0.5}
     for _ in range(3):
         await in_thread(processes.start, vigilance=vigilance, slots=5, listen=listen)
@@ -64,8 +67,14 @@ async def test_a_restart_runs_nothing_twice(
         await eventually_async(all_done, within=60)
         rows = await other.connection.fetch("select distinct state, attempt, crashes from asyncjobs.jobs")
         assert [tuple(row) for row in rows] == [("completed", 1, 0)]
-    assert set(processes.counts("START").values()) == {1}
+    are_stopped = not listen and away > vigilance["lease"]
+    assert set(processes.counts("START").values()) == {2 if are_stopped else 1}
     assert set(processes.counts("END").values()) == {1}
+    stopped = {said.name: said.at for said in processes.said("CANCELLED")}
+    assert set(stopped) == (set(names) if are_stopped else set())
+    for name, at in stopped.items():
+        first, second = (said.at for said in processes.said("START", name))
+        assert first < at < second
 
 
 @pytest.mark.failure_mode("F01")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import platform
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -41,6 +43,10 @@ def version_of_asyncjobs() -> str:
         return version("asyncjobs-pg")
     except PackageNotFoundError:
         return "unknown"
+
+
+Errand = Callable[[Session, int], Awaitable[object]]
+"""What is done over the keeper's session, under an incarnation."""
 
 
 class _Name(NamedTuple):
@@ -79,9 +85,10 @@ class Keeper:
         """Before `run`, on its loop: whom to tell."""
         self._post = post
         self._doubted, self._leaving, self._left = anyio.Event(), anyio.Event(), anyio.Event()
-        self._asked = (
-            anyio.Event()
-        )  #: somebody says that a job is to be stopped: the table knows whether it is so
+        #: somebody says that a job is to be stopped: the table knows whether it is so
+        self._asked = anyio.Event()
+        self._errands: deque[Errand] = deque()
+        self._sent = anyio.Event()  #: on an errand
 
     async def run(self) -> None:
         """Keep, until told to leave: whatever breaks is made anew."""
@@ -131,7 +138,7 @@ class Keeper:
         look_at = renewed_at + self._vigilance.look_every
         while True:
             with anyio.move_on_after(max(0.0, look_at - anyio.current_time())):
-                await self._first_of(gone, self._doubted, self._leaving, self._asked)
+                await self._first_of(gone, self._doubted, self._leaving, self._asked, self._sent)
             if gone.is_set():
                 raise DatabaseUnavailable("the server closed the keeper's connection")
             if self._leaving.is_set():
@@ -141,11 +148,15 @@ class Keeper:
             if self._doubted.is_set():
                 await self._succeed(session)
             assert self._incarnation is not None
+            self._sent = anyio.Event()
+            while self._errands:
+                await self._errands.popleft()(session, self._incarnation)
             if self._asked.is_set():  # anybody may notify, as often as he likes: it delays nothing below
                 self._asked = anyio.Event()
                 if anyio.current_time() < look_at:
                     await self._look_for_requests(session, self._incarnation)
-                    continue
+            if anyio.current_time() < look_at:
+                continue
             look_at = anyio.current_time() + self._vigilance.look_every
             if anyio.current_time() - renewed_at >= self._vigilance.renew_every:
                 renewed_at = anyio.current_time()
@@ -305,6 +316,27 @@ class Keeper:
         """Leave the list of runners, if this one holds nothing any more, and end."""
         self._leaving.set()
         await self._left.wait()
+
+    async def see_to(self, errand: Errand) -> None:
+        """Have something done at once over the keeper's session, which is open, under its incarnation. Raises what it raises."""
+        done = asyncio.get_running_loop().create_future()
+
+        async def see(session: Session, incarnation: int) -> None:
+            error: BaseException | None = None
+            try:
+                await errand(session, incarnation)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                if not done.done():
+                    done.set_result(error)
+
+        self._errands.append(see)
+        self._sent.set()
+        error = await done
+        if error is not None:
+            raise error
 
     async def outlive(self) -> Callable[[], None]:
         """Hold the lock until what is returned is called, or the process ends: a thread runs a job that nobody else may

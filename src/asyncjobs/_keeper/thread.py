@@ -19,7 +19,7 @@ import anyio
 
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience
-from asyncjobs._keeper.keeper import Keeper
+from asyncjobs._keeper.keeper import Errand, Keeper
 from asyncjobs._keeper.post import Crossing, Post
 
 T = TypeVar("T")
@@ -80,6 +80,10 @@ class KeeperThread:
     async def leave(self) -> None:
         """Leave the list of runners, if this one holds nothing any more, and end."""
         await self._ask(self._keeper.leave(), None)
+
+    async def see_to(self, errand: Errand) -> None:
+        """Have something done at once over the keeper's session, if there is one, under its incarnation."""
+        await self._ask(self._keeper.see_to(errand), None)
 
     async def outlive(self) -> Callable[[], None]:
         """Hold the lock until what is returned is called, or the process ends: a thread runs a job that nobody else may

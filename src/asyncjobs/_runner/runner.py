@@ -22,7 +22,6 @@ from asyncjobs._engine.claimer import Claimer, Rhythm
 from asyncjobs._engine.completer import Completer
 from asyncjobs._engine.context import RunningJob, enter, job_in
 from asyncjobs._engine.identity import Identity
-from asyncjobs._engine.link import link
 from asyncjobs._engine.pace import Pace
 from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.supply import Provide
@@ -419,14 +418,13 @@ class Runner:
 
     async def _absolve_threads(self, limit: float) -> None:
         """Who is told to stop is no victim: the end of this process is not the fault of the jobs that outlive the runner."""
-        incarnation = self._identity.current
         jobs = [attempt.job for attempt in self._attempts.values() if attempt.thread is not None]
-        if not jobs or incarnation is None:
+        claims = [Claim(job.id, job.token) for job in jobs]
+        if not jobs or not self.is_connected:
             return
         try:
             with anyio.move_on_after(limit):
-                async with link(self._source, self._jobs.schema) as session:
-                    await absolve_jobs(session, incarnation, [Claim(job.id, job.token) for job in jobs])
+                await self._keeper.see_to(lambda session, name: absolve_jobs(session, name, claims))
         except Exception as error:
             logger.warning(
                 "jobs %s will be suspected of ending this process: %s", [job.id for job in jobs], error
