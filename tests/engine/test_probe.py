@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from asyncjobs import Jobs, job
 from asyncjobs._engine.claimer import Rhythm
@@ -86,6 +87,30 @@ async def test_behind_a_session_pooler_notifications_wake_and_no_lock_is_believe
         async with Jobs(dsn) as elsewhere:
             handle = await echo.set(jobs=elsewhere).later(7)
             assert await handle.result(timeout=20) == 7
+
+
+@pytest.mark.parametrize(
+    ("driver", "between", "expected"),
+    [
+        ("asyncpg", False, Modes("lock", "notify")),
+        ("psycopg", False, Modes("lock", "notify")),
+        ("psycopg", True, Modes("lease", "poll")),
+    ],
+)
+async def test_an_engines_way_to_the_server_is_looked_into(
+    dsn: str, driver: str, between: bool, expected: Modes
+) -> None:
+    """The runner's own connections are opened as the engine's are, on whatever loop the keeper has."""
+    async with AsyncExitStack() as stack:
+        there = await stack.enter_async_context(pgbouncer(dsn)) if between else dsn
+        more = {"connect_args": {"prepare_threshold": None}} if between else {}
+        engine = create_async_engine(there.replace("postgresql://", f"postgresql+{driver}://", 1), **more)
+        stack.push_async_callback(engine.dispose)
+        jobs = await stack.enter_async_context(Jobs(engine=engine).running())
+        await runner_of(jobs).connected()
+        assert jobs.modes == expected
+        handles = [await echo.later(number) for number in range(10)]
+        assert [await handle.result(timeout=20) for handle in handles] == list(range(10))
 
 
 async def test_only_enqueuing_through_a_pooler_needs_no_word_either(dsn: str) -> None:
