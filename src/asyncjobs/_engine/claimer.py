@@ -339,6 +339,10 @@ class Claimer:
         if seconds is None:
             solitude.later(now)
             return False
+        logger.info(
+            "no jobs begin here for up to %.0f s, so that one can run alone that may be what kills runners",
+            seconds,
+        )
         self._release(solitude.close(now, seconds))
         self._changed.set()
         return True
@@ -353,6 +357,12 @@ class Claimer:
         if self._quiet:  # told so while this claim was under way
             self._release([suspect.job])
             return True
+        logger.info(
+            "job %s (%s) was running when %s of its runners died: it runs alone",
+            suspect.job.id,
+            suspect.job.kind,
+            suspect.crashes,
+        )
         solitude.close(now)
         solitude.begins(now, suspect)
         self._changed.set()  # others must hear of what this runner had promised to take
