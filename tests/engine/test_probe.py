@@ -170,7 +170,7 @@ async def test_what_the_server_does_not_know_is_no_fault(dsn: str, strange: Watc
 async def test_a_server_whose_claims_wait_for_each_other_is_refused(
     dsn: str, strange: Watcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing runs, and the log says why."""
+    """Nothing runs, and the log says why, also when the server was away before."""
     monkeypatch.setattr(probe, "PASSED_WITHIN", 0.1)
     await strange.connection.execute(
         "create function strange.wait() returns trigger language plpgsql as "
@@ -179,7 +179,16 @@ async def test_a_server_whose_claims_wait_for_each_other_is_refused(
     await strange.connection.execute(
         "create trigger wait before update on asyncjobs.live_jobs for each statement execute function strange.wait()"
     )
-    async with running(dsn, wait=False) as jobs:
+    is_away = True
+
+    async def connect() -> Any:
+        if is_away:
+            raise ConnectionRefusedError("away")
+        return await asyncpg.connect(dsn)
+
+    async with running(dsn, connect=connect, wait=False) as jobs:
+        await eventually_async(lambda: says(caplog, "the keeper lost Postgres"))
+        is_away = False
         await eventually_async(lambda: says(caplog, "does not pass over rows"))
         assert jobs.is_degraded
         assert jobs.modes is None

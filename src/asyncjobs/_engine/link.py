@@ -146,12 +146,17 @@ if hasattr(os, "register_at_fork"):  # not on every system
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
+class UnfitServer(DatabaseUnavailable):
+    """A server that answers, and cannot be used."""
+
+
 class Patience:
     """How long to wait before the next try, and how loudly to complain."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._failures = 0
+        self._is_unfit = False  #: and that was said
         self._answer = ANSWER
         self._slow_until = 0.0
 
@@ -165,6 +170,7 @@ class Patience:
         if self._failures:
             logger.info("%s: connected again", self._what)
         self._failures = 0
+        self._is_unfit = False
 
     def excuse(self) -> None:
         """The server is quick: a statement waited for something else."""
@@ -178,6 +184,7 @@ class Patience:
             self._slow_until = time.monotonic() + SLOW_FOR
         if not isinstance(error, DatabaseUnavailable) and not is_transient(error):
             logger.error("%s failed, and goes on", self._what, exc_info=discreet(error))
-        elif self._failures == 1:
+        elif self._failures == 1 or (isinstance(error, UnfitServer) and not self._is_unfit):
+            self._is_unfit = isinstance(error, UnfitServer)
             logger.warning("%s lost Postgres and goes on when it is back: %s", self._what, error)
         await anyio.sleep(RECONNECT.delay(self._failures, random.random()).total_seconds())

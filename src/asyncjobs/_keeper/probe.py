@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 
+from asyncjobs._engine.link import UnfitServer
 from asyncjobs._model.modes import Modes
 from asyncjobs._store.faults import is_transient, sqlstate
 from asyncjobs._store.listening import channel
@@ -30,7 +31,6 @@ from asyncjobs._store.probes import (
 )
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
-from asyncjobs.errors import DatabaseUnavailable
 
 ALL_WITHIN = 20.0  #: seconds; it takes a dozen round trips
 HEARD_WITHIN = 1.0  #: seconds a notification is waited for, which takes a thousandth of that
@@ -42,7 +42,7 @@ async def find_modes(session: Session, source: Source) -> Modes:
     """What a runner can rely on, over *session* and what *source* opens beside it."""
     _, is_read_only = await name_backend(session)
     if is_read_only:
-        raise DatabaseUnavailable(
+        raise UnfitServer(
             "this server takes no writes: it is a standby, or was demoted; name the primary, or every host of the cluster "
             "in one DSN (postgresql://…@one,two/…?target_session_attrs=read-write)"
         )
@@ -63,7 +63,7 @@ async def _look(session: Session, source: Source, *, pooled: bool) -> Modes:
             return Modes("lease", "poll", why="a pooler is between, which shares server connections")
         locks, hears = await _try_out(session, other)
         if not await _passes_over(session, other):
-            raise DatabaseUnavailable(
+            raise UnfitServer(
                 "this server does not pass over rows that others have locked (FOR UPDATE SKIP LOCKED), which every claim "
                 "relies on; asyncjobs cannot run jobs on it"
             )
