@@ -12,7 +12,7 @@ from asyncjobs import JobFailed, Jobs, JobState, job
 from asyncjobs._engine.claimer import Rhythm
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.chores import rescue_jobs
-from tests.engine.running import Watcher, runner_of, running, watching
+from tests.engine.running import NEVER, Watcher, runner_of, running, watching
 from tests.store.jobs import claim, enter, new_job, store
 from tests.waiting import eventually_async
 
@@ -101,14 +101,17 @@ async def until_begun(*names: str) -> None:
     await eventually_async(all_begun)
 
 
-async def test_suspects_run_one_at_a_time_and_nothing_beside_them(dsn: str, other: Watcher) -> None:
-    """On a runner that is idle, at once, and jobs that nobody suspects go on before and after."""
+@pytest.mark.parametrize("listen", [True, False])
+async def test_suspects_run_one_at_a_time_and_nothing_beside_them(
+    dsn: str, other: Watcher, listen: bool
+) -> None:
+    """On a runner that is idle, at once, and jobs that nobody suspects go on before and after; as behind a pooler, too."""
     for number in range(6):
         await suspect(other, f"suspect {number}")
     async with Jobs(dsn):
         for number in range(6):
             await work.later(f"healthy {number}")
-    async with running(dsn) as jobs:
+    async with running(dsn, listen=listen, rhythm=NEVER if listen else Rhythm()) as jobs:
         await asyncio.wait_for(jobs.work_off(), 20)
         assert set((await states(other)).values()) == {"completed"}
     assert {name: beside[name] for name in begun if name.startswith("suspect")} == {
