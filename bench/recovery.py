@@ -400,7 +400,7 @@ async def restarted(times: int) -> tuple[int, int]:
 
 # Everything.
 
-MEASUREMENTS = ("killed", "terminated", "unheard", "cancelled", "outage", "blocked", "restarts")
+MEASUREMENTS = ("killed", "leases", "terminated", "unheard", "cancelled", "outage", "blocked", "restarts")
 
 
 async def report(
@@ -410,6 +410,9 @@ async def report(
     names = only or MEASUREMENTS
     if "killed" in names:
         show("kill -9 to START on a peer, s", await killed(dsn, runs))
+    if "leases" in names:
+        waits = await killed(dsn, max(2, runs // 10), listen=False)
+        show("kill -9 to START on a peer, where no lock is held, s", waits)
     if "terminated" in names:
         found = await terminated(dsn, max(2, runs // 5))
         show("SIGTERM to exit with a job that does not end, s", [each.exit for each in found])
