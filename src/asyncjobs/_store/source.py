@@ -101,7 +101,8 @@ class DsnSource:
         )
 
         def dial(host: Host) -> Awaitable[Any]:
-            return open_connection(dsn=self._dsn, host=host.name, port=host.port, **given)
+            port = int(host.port) if host.port and host.port.isdigit() else host.port
+            return open_connection(dsn=self._dsn, host=host.name, port=port, **given)
 
         return await self._hosts.connect(dial)
 
