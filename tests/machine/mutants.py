@@ -134,6 +134,10 @@ MUTANTS = {
         mutant("retry takes it from who runs it", "retry_job", "and state in (1, 2)", ""),
         mutant("prune comes early", "prune_jobs", "finished_at < now()", "now() is not null or finished_at < now()"),
     ],
+    "waiting_for_each_other": [
+        mutant("return looks whether it was asked before it waits", "return_jobs", "order by id\n     for update", "order by id"),
+        mutant("cancel passes by what is locked", "cancel_job", "and id > 0 for update", "and id > 0 for update skip locked"),
+    ],
     "sleeping": [
         mutant("enqueue wakes nobody", "insert_jobs", "asyncjobs.wake(queue)", "queue"),
         mutant("a delay is forgotten", "insert_jobs", "then 1 else 0 end", "then 0 else 0 end"),
