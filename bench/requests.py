@@ -78,7 +78,7 @@ def application(dsn: str, queue: str, slots: int, guarded: bool) -> Any:
 
     @app.get("/ran")
     async def count() -> dict[str, Any]:
-        return {"ran": ran, "at": time.monotonic()}
+        return {"ran": ran, "at": time.monotonic(), "worked": time.thread_time()}
 
     @app.get("/open")
     async def share() -> int:
@@ -137,6 +137,13 @@ async def load(port: int, rate: float, seconds: float) -> list[tuple[float, floa
 # The measurement.
 
 
+class Look(NamedTuple):
+    start: float  #: on the monotonic clock
+    end: float
+    rate: float  #: jobs a second
+    busy: float  #: of the time the loop's thread had a processor
+
+
 class Served:
     """A server, and how to load it."""
 
@@ -164,16 +171,23 @@ class Served:
             await jobs.enqueue_many(io.set(queue=self.queue).prepare(i) for i in range(5000))
             self.stored += 5000
 
-    async def work(self, jobs: Jobs, seconds: float) -> tuple[float, float, float]:
-        """Jobs run for so long: from when to when, on the monotonic clock, and how many a second."""
-        await jobs.resume(self.queue)
-        await asyncio.sleep(SETTLE)
+    async def look(self, seconds: float) -> Look:
+        """What it does for so long."""
         before = await self.get("/ran")
         await asyncio.sleep(seconds)
         after = await self.get("/ran")
+        start, end = before["at"], after["at"]
+        rate, busy = ((after[word] - before[word]) / (end - start) for word in ("ran", "worked"))
+        return Look(start, end, rate, busy)
+
+    async def work(self, jobs: Jobs, seconds: float) -> Look:
+        """What it does for so long, with jobs."""
+        await jobs.resume(self.queue)
+        await asyncio.sleep(SETTLE)
+        look = await self.look(seconds)
         await jobs.pause(self.queue)
         await asyncio.sleep(SETTLE / 2)
-        return before["at"], after["at"], (after["ran"] - before["ran"]) / (after["at"] - before["at"])
+        return look
 
 
 @asynccontextmanager
@@ -249,10 +263,15 @@ async def measure(
                     f"  {name} ms  without jobs {spread(without, '.1f')}, with {spread(beside, '.1f')}; "
                     f"ratio {spread(ratio, '.2f')}"
                 )
-            share = [row.rate_beside / row.rate_alone for row in rows]
+            share = [row.with_jobs.rate / row.alone.rate for row in rows]
             print(
-                f"  jobs/s  alone, without a guard {spread([row.rate_alone for row in rows], ',.0f')}, "
-                f"beside requests {spread([row.rate_beside for row in rows], ',.0f')}; share {spread(share, '.2f')}",
+                f"  jobs/s  alone, without a guard {spread([row.alone.rate for row in rows], ',.0f')}, "
+                f"beside requests {spread([row.with_jobs.rate for row in rows], ',.0f')}; share {spread(share, '.2f')}"
+            )
+            print(
+                f"  the loop's thread is at work  {spread([row.quiet.busy for row in rows], '.0%')} of the time without "
+                f"jobs, {spread([row.with_jobs.busy for row in rows], '.0%')} with, "
+                f"{spread([row.alone.busy for row in rows], '.0%')} with jobs alone",
                 flush=True,
             )
             await offend(jobs, web, rate, 5.0)
@@ -261,27 +280,26 @@ async def measure(
 class Row(NamedTuple):
     without: list[float]  #: milliseconds of requests
     beside: list[float]
-    rate_beside: float  #: jobs a second
-    rate_alone: float
+    quiet: Look
+    with_jobs: Look
+    alone: Look
 
 
 async def _pair(jobs: Jobs, web: Served, alone: Served, number: int, rate: float, seconds: float) -> Row:
     for server in (web, alone):
         await server.store(jobs, int(1500 * (seconds + SETTLE)))
-    *_, rate_alone = await alone.work(jobs, seconds / 2)
-    asking = asyncio.create_task(web.requests(rate, 2 * seconds + 3 * SETTLE + 0.5))
+    by_themselves = await alone.work(jobs, seconds / 2)
+    asking = asyncio.create_task(web.requests(rate, 2 * seconds + 3 * SETTLE + 3))
     await asyncio.sleep(SETTLE)
     if number % 2:
-        start, end, rate_beside = await web.work(jobs, seconds)
-        quiet = time.monotonic() + SETTLE / 2
-        await asyncio.sleep(seconds)
+        with_jobs = await web.work(jobs, seconds)
+        quiet = await web.look(seconds)
     else:
-        quiet = time.monotonic()
-        await asyncio.sleep(seconds)
-        start, end, rate_beside = await web.work(jobs, seconds)
+        quiet = await web.look(seconds)
+        with_jobs = await web.work(jobs, seconds)
     took = await asking
-    without = [ms for at, ms in took if quiet <= at < quiet + seconds - SETTLE / 2]
-    return Row(without, [ms for at, ms in took if start <= at < end], rate_beside, rate_alone)
+    without, beside = ([ms for at, ms in took if look.start <= at < look.end] for look in (quiet, with_jobs))
+    return Row(without, beside, quiet, with_jobs, by_themselves)
 
 
 async def offend(jobs: Jobs, server: Served, rate: float, blocks: float) -> None:

@@ -169,7 +169,7 @@ async def run(dsn: str, slots: int) -> None:
     claimer.claim_jobs = counted
     named = dsn + ("&" if "?" in dsn else "?") + "application_name=bench%20runner"
     try:
-        async with Jobs(named, slots=slots, shutdown_timeout=1).running():
+        async with Jobs(named, slots=slots, shutdown_timeout=1).running(standalone=True):
             await asyncio.Event().wait()
     finally:
         print(claimed, flush=True)

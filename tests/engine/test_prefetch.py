@@ -151,7 +151,7 @@ async def test_jobs_that_turn_slow_do_not_lock_up_what_was_claimed_ahead(dsn: st
 @pytest.mark.failure_mode("F25")
 async def test_big_jobs_after_small_ones_do_not_fill_the_memory(dsn: str) -> None:
     """The bound in bytes holds for what is claimed, not for what was observed."""
-    async with running(dsn, slots=2) as jobs, watching(dsn) as other:
+    async with running(dsn, slots=2, guard=None) as jobs, watching(dsn) as other:
         big = json.dumps({"slow": False, "padding": "x" * 200_000})
         await store(other.session, *(new_job(MOODY, "default", args='{"slow": false}') for _ in range(600)))
         for _ in range(20):
@@ -172,7 +172,7 @@ async def test_a_job_that_runs_is_known_to_have_begun(dsn: str) -> None:
     slots = 5
     async with asyncpg.create_pool(dsn, min_size=2, max_size=6) as pool:
         connections[:] = [pool]
-        async with running(dsn, slots=slots), watching(dsn) as other:
+        async with running(dsn, slots=slots, guard=None), watching(dsn) as other:
             count = 3_000
             prefetched = 0
             jobs = [

@@ -52,6 +52,9 @@ class Attempt:
     #: 'cancel', 'timeout', 'shutdown', 'lost', 'abandoned', in the order they came
     stopped_for: tuple[str, ...] = ()
     interrupted: bool = False  #: it was cancelled for one of these; a thread never is
+    is_awake: bool = (
+        False  #: its task has taken its first step; cancelled before, it would end without one, unheard
+    )
     options: Any = DEFAULTS
     started: float = 0.0  #: on the performance counter
 
@@ -64,7 +67,14 @@ class Attempt:
             self.stopped_for += (reason,)
             if self.task is not None and (self.thread is None or reason == "abandoned"):
                 self.interrupted = True
-                self.task.cancel()
+                if self.is_awake:
+                    self.task.cancel()
+
+    def wake(self) -> None:
+        """Its task takes its first step. Raises CancelledError when it was stopped before."""
+        self.is_awake = True
+        if self.interrupted:
+            raise asyncio.CancelledError
 
     def abandon(self) -> None:
         """Wait for it no longer: the process is about to end, and what it comes to is not told."""

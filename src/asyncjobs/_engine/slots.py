@@ -21,6 +21,8 @@ class Pool:
         self.open = size  #: how many of them may be filled: fewer when jobs give way
         self.is_closed = False  #: a suspect runs alone in this runner, or is about to
         self.occupied = 0
+        self.entering = 0  #: those of them whose job has yet to enter the event loop
+        self.most_entering = size  #: others may have the rest
         self.prefetched: deque[ClaimedJob] = deque()  #: claimed, not begun
         self.prefetched_at = 0.0  #: when the last of them were claimed
 
@@ -30,7 +32,9 @@ class Pool:
     @property
     def free(self) -> int:
         """Open slots without a job."""
-        return 0 if self.is_closed else max(0, self.open - self.occupied)
+        if self.is_closed:
+            return 0
+        return max(0, min(self.open - self.occupied, self.most_entering - self.entering))
 
     def serves(self, queue: str) -> bool:
         """Whether jobs of *queue* run here."""

@@ -39,7 +39,10 @@ class Ward:
 
 
 class Watch:
-    """From the loop, how late it is; from a thread of its own, what holds it."""
+    """From the loop, how late it is; from a thread of its own, what holds it.
+
+    Not the keeper's thread: who blocks the loop may do it inside a log handler, whose lock our warning then waits for.
+    """
 
     def __init__(self, guard: Guard, ward: Ward, reports: deque[Blocked]) -> None:
         self._guard = guard

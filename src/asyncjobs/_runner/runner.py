@@ -25,7 +25,7 @@ from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.pace import Pace
 from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.supply import Provide
-from asyncjobs._engine.turnstile import Turnstile
+from asyncjobs._engine.turnstile import MOST_IN_LINE, Turnstile
 from asyncjobs._enqueue.ambient import bind
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._guard.blocked import Blocked
@@ -102,6 +102,8 @@ class Runner:
         self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
         gives_way = settings.guard is not None and not settings.standalone
         self._turnstile = Turnstile() if gives_way else None
+        for pool in self._pools if gives_way else ():
+            pool.most_entering = min(pool.size, MOST_IN_LINE)
         ward = Ward(
             is_busy=lambda: bool(self._attempts),
             is_starved=source.is_exhausted,
@@ -138,10 +140,12 @@ class Runner:
             earlier.stop("lost")
         self._attempts[job.id] = attempt
         pool.occupied += 1
+        pool.entering += 1
         try:
             attempt.task = self._loop.create_task(self._attempt(attempt, pool))
         except BaseException:
             pool.occupied -= 1
+            pool.entering -= 1
             del self._attempts[job.id]
             raise
 
@@ -153,9 +157,7 @@ class Runner:
             # The job is awaited here, by the outermost coroutine of its task: when that is closed (`Attempt.close`), those
             # below it are too, and what they would have returned is lost.
             try:
-                if self._turnstile is not None and (ticket := self._turnstile.enter()) is not None:
-                    await ticket
-                    attempt.started = attempt.running.started = time.perf_counter()
+                await self._enter(attempt, pool)
                 outcome = await attempt.run()
             except BaseException as error:
                 if self._is_torn_down:
@@ -185,6 +187,18 @@ class Runner:
             else:
                 self._settled(job)
         self._claimer.slot_freed()
+
+    async def _enter(self, attempt: Attempt, pool: Pool) -> None:
+        """Wait for the attempt's turn to enter the event loop."""
+        try:
+            attempt.wake()
+            if self._turnstile is not None and (ticket := self._turnstile.enter()) is not None:
+                await ticket
+                attempt.started = attempt.running.started = time.perf_counter()
+        finally:
+            pool.entering -= 1
+            if pool.entering == pool.most_entering - 1:
+                self._claimer.slot_freed()
 
     async def _what_is_left_of(self, attempt: Attempt) -> None:
         """Wait for the thread that outlived its task, whoever cancelled that, and for the transaction it was completed in."""
