@@ -148,7 +148,9 @@ async def _passes_over(session: Session, other: Session) -> bool:
             if row is None:
                 return True
             with anyio.move_on_after(PASSED_WITHIN):
-                return await pass_over_row(other, row)
+                async with other.connection.transaction():
+                    await other.execute("begin_migrating")  # to write, though reading is the database's default
+                    return await pass_over_row(other, row)
     return False
 
 
