@@ -19,6 +19,7 @@ import pytest
 
 from asyncjobs import Jobs, job
 from asyncjobs._engine.claimer import Rhythm
+from asyncjobs._engine.link import _Answered
 from asyncjobs._store.claims import announce_idle, is_past_horizon, withdraw_idle
 from asyncjobs._store.intake import insert_job
 from asyncjobs._store.session import Session
@@ -263,14 +264,14 @@ async def test_an_earlier_job_is_not_hidden_by_a_later_one(dsn: str) -> None:
 def sent(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each statement was sent in this process."""
     counted: Counter[str] = Counter()
-    for how in ("fetch", "fetchrow", "fetchval", "execute"):
-        original = getattr(Session, how)
+    for kind, how in itertools.product((Session, _Answered), ("fetch", "fetchrow", "fetchval", "execute")):
+        original = getattr(kind, how)
 
         def count(self: Session, statement: str, *args: Any, original: Any = original) -> Any:
             counted[statement] += 1
             return original(self, statement, *args)
 
-        monkeypatch.setattr(Session, how, count)
+        monkeypatch.setattr(kind, how, count)
     return counted
 
 
