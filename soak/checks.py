@@ -230,7 +230,9 @@ def _passed_by(run: Reading, changes: Sequence[Change], acknowledged: dict[int, 
     queue: list[Place] = []  # in the order in which they are to be claimed
     claims: dict[int, list[Change]] = defaultdict(list)
     for change in changes:
-        if change.was_runner is None and change.runner is not None and change.state == 0:
+        if (
+            change.was_runner is None and change.runner is not None and change.was_state == 0
+        ):  # suspects have turns of their own
             claims[change.xid].append(change)
 
     def leave(job: int) -> None:

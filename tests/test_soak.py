@@ -647,6 +647,21 @@ def test_a_violation_is_reported_by_the_check_it_belongs_to(name: str, story: Ca
     assert set(found(story())) == {name}
 
 
+def test_a_suspect_has_its_turn_before_others_that_wait() -> None:
+    """It is claimed alone, and outside of its lane's order."""
+    story = a_day()
+    story.enqueue(EVER_AFTER, 20, "nap")
+    story.claim(EVER_AFTER + 1, 20)
+    story.start(EVER_AFTER + 1.1, 20)
+    story.enqueue(EVER_AFTER + 1.5, 21, "nap")
+    story.change(EVER_AFTER + 2, 21, due=WALL + EVER_AFTER - 1)
+    story.die(EVER_AFTER + 3, ONE)
+    story.change(EVER_AFTER + 5, 20, state=4, runner=None, attempt=0, crashes=1)
+    story.run(EVER_AFTER + 20, 20, TWO)
+    story.run(EVER_AFTER + 30, 21, TWO)
+    assert found(story.record()) == {}
+
+
 def test_each_check_has_a_violation() -> None:
     """Thirteen of them."""
     assert {name for name, _ in VIOLATIONS} == set(CHECKS)
