@@ -22,7 +22,7 @@ from asyncjobs._model.job import ClaimedJob
 logger = logging.getLogger("asyncjobs")
 
 KEPT = 20  #: reports
-ASLEEP = 0.2  #: of the processor: who used less of it than that was stopped, and held nothing
+ASLEEP = 0.02  #: of the processor: who had less of it than that was stopped, and held nothing
 
 
 @attrs.frozen(kw_only=True)
