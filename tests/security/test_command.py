@@ -98,6 +98,7 @@ async def test_no_control_character_of_a_job_reaches_a_terminal(
     assert not re.findall(r"^2026.*CRITICAL", listed.output, re.MULTILINE)
 
 
+@pytest.mark.faults
 @pytest.mark.security("SEC-C3")
 async def test_a_table_on_a_terminal_is_as_harmless(
     dsn: str, hostile_rows: dict[str, int], tmp_path: Path

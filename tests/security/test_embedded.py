@@ -254,6 +254,7 @@ def test_only_code_that_names_it_starts_it() -> None:
     assert users == {"embedded", "demo"}
 
 
+@pytest.mark.faults
 @pytest.mark.security("SEC-E4")
 async def test_programs_of_its_names_in_path_are_not_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch
