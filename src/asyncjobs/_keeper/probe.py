@@ -149,7 +149,9 @@ async def _passes_over(session: Session, other: Session) -> bool:
                 return True
             with anyio.move_on_after(PASSED_WITHIN):
                 async with other.connection.transaction():
-                    await other.execute("begin_migrating")  # to write, though reading is the database's default
+                    await other.execute(
+                        "begin_migrating"
+                    )  # to write, though reading is the database's default
                     return await pass_over_row(other, row)
     return False
 
