@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from asyncjobs._store.chores import restore_ballast
 from asyncjobs._store.listening import CANCEL, FINISHED, QUEUES, READY, channel
 from asyncjobs._store.migrate import migrate
 from asyncjobs._store.session import Session
@@ -167,6 +168,12 @@ class Stage:
             select setval(pg_get_serial_sequence('asyncjobs.live_jobs', 'id'), 1, false);
             """
         )
+
+    async def mend(self) -> None:
+        """What a broken statement did to the planner's ballast is undone."""
+        await self.clear()
+        await self.eyes.execute("delete from asyncjobs.live_jobs")
+        await restore_ballast(self.observer)
 
     async def see(self) -> Any:
         """What is committed; what was notified of is in `heard` by then."""
