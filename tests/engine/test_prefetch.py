@@ -123,7 +123,7 @@ async def test_nothing_is_claimed_ahead_of_slow_jobs(dsn: str) -> None:
 
 async def test_jobs_that_turn_slow_do_not_lock_up_what_was_claimed_ahead(dsn: str) -> None:
     """Claimed while the kind was quick, they wait behind one that is not: they go back, unburnt, for whoever has a slot."""
-    async with running(dsn, slots=2), watching(dsn) as other:
+    async with running(dsn, slots=2, guard=None), watching(dsn) as other:
         fast = [new_job(MOODY, "default", args='{"slow": false}') for _ in range(400)]
         slow = [new_job(MOODY, "default", args='{"slow": true}') for _ in range(40)]
         await store(other.session, *fast, *slow)
