@@ -14,7 +14,8 @@ LEAST, MOST = 0.001, 60.0  #: seconds
 class Guard:
     """How jobs give way to the requests of the process they run in. Durations are timedeltas or seconds.
 
-    *lag*: how late the event loop may be. From a tenth of it on, fewer jobs run at a time; at it, none begins.
+    *lag*: how late the event loop may be. At it, no job begins; from a fiftieth of it on, fewer run at a time while the loop is at
+    work (late and idle, it waits for the machine).
     *blocked*: how long the loop may stand still before it is logged who holds it, with the stack, and kept for
     `jobs.blockers()`. In a process that only runs jobs nothing gives way; who blocks it is named all the same.
     """
