@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import asyncpg
 import pytest
@@ -12,7 +11,7 @@ from asyncjobs import Jobs, job
 from asyncjobs._model.outcome import Finished
 from asyncjobs._model.states import FinalState
 from asyncjobs._store.claims import finish_jobs
-from tests.engine.running import runner_of, running, watching
+from tests.engine.running import running, watching
 from tests.store.jobs import RUNNER, claim, enter, new_job, session_of, store
 
 
@@ -60,39 +59,6 @@ async def test_tables_that_are_published_can_be_written(dsn: str) -> None:
         assert await (await count.later(2)).result(timeout=10) == 2
     async with watching(dsn) as other:
         assert await other.connection.fetchval("select count(*) from asyncjobs.runners") == 0
-
-
-@pytest.mark.failure_mode("F70")
-async def test_a_row_that_a_policy_hides_waits(databases: Any, migrated: str) -> None:
-    """Row level security: nothing breaks, nobody is told that it was run; when it is shown, it is."""
-    async with databases.clone(migrated) as dsn, watching(dsn) as other:
-        await other.connection.execute("""
-            create role wild_application;
-            grant usage on schema asyncjobs to wild_application;
-            grant all on all tables in schema asyncjobs to wild_application;
-            grant all on all sequences in schema asyncjobs to wild_application;
-            alter table asyncjobs.live_jobs enable row level security;
-            create policy most on asyncjobs.live_jobs using (args ->> 'number' is distinct from '13')
-        """)
-        try:
-            async with Jobs(dsn) as jobs:
-                hidden, shown = await jobs.enqueue_many([count.prepare(13), count.prepare(14)])
-
-            async def connect() -> Any:
-                connection = await asyncpg.connect(dsn)
-                await connection.execute("set role wild_application")
-                return connection
-
-            async with running(dsn, connect=connect) as jobs:
-                assert await jobs.handle(shown.id).result(timeout=10) == 14
-                await jobs.work_off()
-                async with Jobs(dsn) as all_seeing:
-                    assert await all_seeing.handle(hidden.id).status() == "available"
-                await other.connection.execute("alter table asyncjobs.live_jobs disable row level security")
-                runner_of(jobs).wake(())
-                assert await jobs.handle(hidden.id).result(timeout=10) == 13
-        finally:
-            await other.connection.execute("drop owned by wild_application; drop role wild_application")
 
 
 NODES = (
