@@ -69,7 +69,9 @@ class Processes:
         config["vigilance"] = ALERT if vigilance is None else vigilance
         command = [sys.executable, "-m", "tests.faults.program", self.dsn, str(self.log), json.dumps(config)]
         path = os.pathsep.join(filter(None, (str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH"))))
-        process = Process(subprocess.Popen([*self.inside, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": path}))
+        process = Process(
+            subprocess.Popen([*self.inside, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+        )
         self.started.append(process)
         if ready:
             self.wait_for("READY", by=process)
