@@ -87,10 +87,11 @@ def run(session: nox.Session, *command: str, **env: str) -> None:
 
 def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
     """Two processes, each with a Postgres of its own, a file at a time: most tests wait for other processes."""
-    # One order of sets in both, which must find the same tests.
+    # One order of sets in both, which must find the same tests. A process that a timeout ended is not replaced: the others
+    # would wait for its tests for ever.
     run(
-        session, "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", *arguments, *session.posargs,
-        PYTHONHASHSEED="0", **env,
+        session, "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "0",
+        *arguments, *session.posargs, PYTHONHASHSEED="0", **env,
     )  # fmt: skip
 
 
