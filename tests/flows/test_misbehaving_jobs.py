@@ -30,7 +30,9 @@ from asyncjobs import (
     job,
 )
 from asyncjobs._engine.attempt import Attempt
+from asyncjobs._engine.threads import ThreadCall
 from asyncjobs._keeper.vigilance import Vigilance
+from tests.engine.running import runner_of
 from tests.waiting import eventually_async
 
 S = JobState
@@ -632,6 +634,26 @@ async def test_a_sync_job_asked_to_stop_goes_on_and_is_not_retried(dsn: str, how
         witness.thread_may_end.set()
         done = await final(handle)
         assert done.state is (S.COMPLETED if how == "returns" else S.CANCELLED)
+
+
+async def test_a_sync_job_asked_to_stop_when_it_has_just_returned_has_completed(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread has ended, and its task has yet to take the result: what came in between is too late."""
+    global loop
+    loop = asyncio.get_running_loop()
+    settle = ThreadCall._settle
+    async with Jobs(dsn).running() as jobs:
+
+        def settle_and_stop(call: ThreadCall, value: Any, error: BaseException | None) -> None:
+            settle(call, value, error)
+            for attempt in runner_of(jobs)._attempts.values():
+                attempt.stop("cancel")
+
+        monkeypatch.setattr(ThreadCall, "_settle", settle_and_stop)
+        witness.thread_may_end.set()
+        handle = await Stoppable("returns").later("call_sync")
+        assert (await final(handle)).state is S.COMPLETED
 
 
 # Backoff

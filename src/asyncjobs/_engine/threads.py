@@ -28,7 +28,7 @@ class ThreadCall:
 
     def __init__(self, function: Callable[[], Any], name: str, on_end: Callable[[], None]) -> None:
         self._function = function
-        #: called on this loop when the thread has ended, unless the loop has ended before
+        #: called on this loop when the thread has ended and nobody is still to take its result, unless the loop has ended
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         # Not the future's own exception: one that is a StopIteration or a GeneratorExit does not come through it.
@@ -41,7 +41,11 @@ class ThreadCall:
 
     async def result(self) -> Any:
         """What the function returned, or raises what it raised. Cancelled, it stops waiting, and the thread runs on."""
-        value, error = await self._ended
+        try:
+            value, error = await self._ended
+        finally:
+            if self._over.is_set():
+                self._on_end()
         if error is not None:
             raise error
         return value
@@ -72,7 +76,8 @@ class ThreadCall:
             self._loop.call_soon_threadsafe(self._settle, value, error)
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
-        self._on_end()
         self._over.set()
-        if not self._ended.done():
+        if self._ended.done():  # cancelled: nobody waits for it any more
+            self._on_end()
+        else:
             self._ended.set_result((value, error))
