@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -35,6 +36,8 @@ from asyncjobs._store.source import Connect, DsnSource, EngineSource, PoolSource
 from asyncjobs._store.statements import DEFAULT_SCHEMA, check_schema
 from asyncjobs._upkeep.janitor import Retention
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption, MisusedJobs, WhichJobs
+
+logger = logging.getLogger("asyncjobs")
 
 R = TypeVar("R")
 
@@ -182,11 +185,7 @@ class Jobs(Enqueuer):
         try:
             await self.ask(check_schema_version)
         except DatabaseUnavailable as error:
-            import logging  # noqa: PLC0415
-
-            logging.getLogger("asyncjobs").warning(
-                "starting without Postgres; jobs run when it is back: %s", error
-            )
+            logger.warning("starting without Postgres; jobs run when it is back: %s", error)
 
     async def store(self, jobs: Sequence[Any], on: Any) -> list[int]:
         self._check_open()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import signal
 import socket
@@ -21,7 +20,6 @@ import psycopg
 import pytest
 
 from asyncjobs import Jobs, current_job, job
-from asyncjobs._keeper.thread import KeeperThread
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.runners import list_runners
 from bench.proxy import Line, Proxy, proxy_to
@@ -213,33 +211,6 @@ async def test_a_runner_that_is_stopped_at_once_leaves_no_thread(dsn: str) -> No
         async with running(dsn, wait=False):
             pass
         eventually(lambda: not keepers_threads())
-
-
-async def test_companions_run_on_the_keepers_loop(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the keeper for as long as it runs, begun again when they fail, and cancelled with it."""
-    where: list[threading.Thread] = []
-    over = threading.Event()
-
-    async def companion() -> None:
-        where.append(threading.current_thread())
-        if len(where) == 1:
-            raise RuntimeError("once")
-        try:
-            await asyncio.Event().wait()
-        finally:
-            over.set()
-
-    made = functools.partial(KeeperThread, companions=[companion])
-    monkeypatch.setattr("asyncjobs._runner.runner.KeeperThread", made)
-
-    async def again() -> bool:
-        return len(where) == 2
-
-    async with running(dsn):
-        await eventually_async(again)
-        assert {thread.name for thread in where} == {"asyncjobs keeper"}
-        assert not over.is_set()
-    assert over.is_set()
 
 
 @pytest.mark.parametrize(

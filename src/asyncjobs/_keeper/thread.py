@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
 
 from asyncjobs._engine.identity import Identity
-from asyncjobs._engine.link import Patience
 from asyncjobs._keeper.keeper import Errand, Keeper
 from asyncjobs._keeper.post import Crossing, Post
 
 T = TypeVar("T")
-
-Companion = Callable[[], Awaitable[None]]
-"""What runs on the keeper's loop beside the keeper: begun with the keeper's thread, cancelled with it, begun again should it
-end or raise. It must not block that loop, and reaches the runner's with `call_soon_threadsafe`. This is the place for whoever
-watches the runner's loop from outside."""
 
 END_WITHIN = 1.0  #: seconds for the thread to end; it needs a millisecond
 
@@ -35,13 +29,10 @@ END_WITHIN = 1.0  #: seconds for the thread to end; it needs a millisecond
 class KeeperThread:
     """A keeper in a thread of its own, as the runner sees it. Called on the runner's loop."""
 
-    def __init__(
-        self, keeper: Keeper, identity: Identity, post: Post, *, companions: Sequence[Companion] = ()
-    ) -> None:
+    def __init__(self, keeper: Keeper, identity: Identity, post: Post) -> None:
         self._keeper = keeper
         self._identity = identity
         self._post = post
-        self._companions = companions
         self._loop: asyncio.AbstractEventLoop | None = None  #: the keeper's, while its thread runs
         self._previous: asyncio.Future[BaseException | None] | None = None
 
@@ -71,11 +62,7 @@ class KeeperThread:
     async def _live(self, runners_loop: asyncio.AbstractEventLoop) -> None:
         """The life of the thread, on its own loop."""
         self._keeper.begin(Crossing(self._post, runners_loop))
-        async with anyio.create_task_group() as tasks:
-            for companion in self._companions:
-                tasks.start_soon(_accompany, companion)
-            await self._keeper.run()
-            tasks.cancel_scope.cancel()
+        await self._keeper.run()
 
     async def leave(self) -> None:
         """Leave the list of runners, if this one holds nothing any more, and end."""
@@ -168,17 +155,6 @@ class _Life:
 
 def _nothing() -> None:
     pass
-
-
-async def _accompany(companion: Companion) -> None:
-    patience = Patience(getattr(companion, "__qualname__", "a companion of the keeper's"))
-    while True:
-        try:
-            await companion()
-        except Exception as error:
-            await patience.wait_after(error)
-        else:
-            await anyio.sleep(1.0)
 
 
 async def _tidy_up() -> None:
