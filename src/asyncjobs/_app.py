@@ -32,7 +32,8 @@ from asyncjobs._runner.runner import Runner, Settings
 from asyncjobs._runner.supervisor import Supervisor
 from asyncjobs._store import views
 from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql
-from asyncjobs._store.source import Connect, DsnSource, EngineSource, PoolSource, Source
+from asyncjobs._store.opening import Connect
+from asyncjobs._store.source import DsnSource, EngineSource, PoolSource, Source
 from asyncjobs._store.statements import DEFAULT_SCHEMA, check_schema
 from asyncjobs._upkeep.janitor import Retention
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption, MisusedJobs, WhichJobs

@@ -17,7 +17,7 @@ from asyncjobs._engine.claimer import Rhythm
 from asyncjobs._engine.link import link
 from asyncjobs._keeper import probe
 from asyncjobs._model.modes import Modes
-from asyncjobs._store.source import DsnSource
+from asyncjobs._store.source import DsnSource, EngineSource, Source
 from tests.engine.running import NEVER, Watcher, runner_of, running, watching
 from tests.faults.poolers import pgbouncer
 from tests.waiting import eventually_async
@@ -111,6 +111,24 @@ async def test_an_engines_way_to_the_server_is_looked_into(
         assert jobs.modes == expected
         handles = [await echo.later(number) for number in range(10)]
         assert [await handle.result(timeout=20) for handle in handles] == list(range(10))
+
+
+@pytest.mark.parametrize("what", ["dsn", "psycopg"])
+async def test_connections_opened_at_once_through_a_pooler_prepare_nothing(dsn: str, what: str) -> None:
+    """Whichever of them finds out first: a statement prepared on one server is unknown to the next."""
+    async with AsyncExitStack() as stack:
+        through = await stack.enter_async_context(pgbouncer(dsn, size=1))
+        source: Source = DsnSource(through)
+        if what == "psycopg":
+            url = through.replace("postgresql://", "postgresql+psycopg://", 1)
+            engine = create_async_engine(url, connect_args={"prepare_threshold": None})
+            stack.push_async_callback(engine.dispose)
+            source = EngineSource(engine)
+        connections = await asyncio.gather(*(source.connect() for _ in range(5)))
+        for connection in connections:
+            stack.push_async_callback(connection.close)
+            assert await connection.fetchval("select 7") == 7
+        assert await connections[0].fetchval("select count(*) from pg_prepared_statements") == 0
 
 
 async def test_only_enqueuing_through_a_pooler_needs_no_word_either(dsn: str) -> None:

@@ -373,7 +373,7 @@ async def test_a_network_that_swallows_everything_is_given_up_on(
 ) -> None:
     """No answer in good time: unknown for those whose statement it was, and nobody waits for ever."""
     monkeypatch.setattr(coalescer, "ANSWER", 0.3)
-    monkeypatch.setattr("asyncjobs._store.source.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("asyncjobs._store.opening.CONNECT_TIMEOUT", 0.5)
     async with network(dsn) as way, jobs_on(what, way.dsn):
         await count.later(0)
         way.swallow()

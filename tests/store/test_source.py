@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from asyncjobs import DatabaseUnavailable, InvalidOption, Jobs, current_job, job
-from asyncjobs._store import source
-from asyncjobs._store.source import DsnSource, EngineSource, PoolSource, plain_dsn
+from asyncjobs._store import opening
+from asyncjobs._store.dsn import plain_dsn
+from asyncjobs._store.source import DsnSource, EngineSource, PoolSource
 from tests.connections import engine_on, sqlalchemy_url
 
 DRIVERS = ["asyncpg", "psycopg"]
@@ -79,8 +80,8 @@ async def test_a_network_that_swallows_everything_is_given_up_on(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody accepts and never answers: DatabaseUnavailable in good time, once for all who wait."""
-    assert source.CONNECT_TIMEOUT <= 5
-    monkeypatch.setattr(source, "CONNECT_TIMEOUT", 0.5)
+    assert opening.CONNECT_TIMEOUT <= 5
+    monkeypatch.setattr(opening, "CONNECT_TIMEOUT", 0.5)
     accepted: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda _, writer: accepted.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -108,9 +109,14 @@ async def test_a_wrong_name_or_password_is_said(dsn: str, what: str) -> None:
             await double.later(1)
 
 
+@pytest.mark.parametrize("linger", [0.0, 60.0])
 @pytest.mark.parametrize("what", SOURCES)
-async def test_a_restarted_server_costs_no_job(dsn: str, what: str) -> None:
-    """Connections that broke while nobody used them are replaced unseen."""
+async def test_a_restarted_server_costs_no_job(
+    dsn: str, what: str, linger: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that broke while nobody used them are replaced unseen: in their pool, or kept for the next statement."""
+    for kind in (DsnSource, PoolSource, EngineSource):
+        monkeypatch.setattr(kind, "linger", linger)
     async with jobs_on(what, dsn) as jobs, jobs:
         for number in range(3):
             await double.later(number)
@@ -129,7 +135,7 @@ async def test_a_pool_without_a_free_connection_is_told_from_an_outage(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller that holds the pool's last connection and enqueues without `on=` learns what to do."""
-    monkeypatch.setattr(source, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(opening, "CONNECT_TIMEOUT", 0.2)
     async with (
         asyncpg.create_pool(dsn, min_size=0, max_size=1) as pool,
         Jobs(pool=pool),

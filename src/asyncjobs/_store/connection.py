@@ -9,6 +9,7 @@ SQLAlchemy and psycopg are known when the application has imported them, and nev
 from __future__ import annotations
 
 import re
+import select
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Protocol, SupportsIndex, overload
@@ -107,8 +108,7 @@ class SQLAlchemyConnection(_Foreign):
         """Whether the driver knows that nothing more can be sent."""
         if self.connection.closed or self.connection.invalidated:
             return True
-        driver = self.connection.sync_connection.connection.driver_connection
-        return bool(driver.is_closed() if self._numbered else driver.closed)
+        return is_ended(self.connection.sync_connection.connection.driver_connection)
 
     async def invalidate(self) -> None:
         """Leave what is below to nobody."""
@@ -159,6 +159,19 @@ def is_closed(connection: Connection) -> bool:
         return closed is not None and bool(closed())
     except asyncpg.InterfaceError:  # the pool took it back: the server closed it
         return True
+
+
+def is_ended(driver: Any) -> bool:
+    """Whether the server ended *driver*, an unwrapped connection on which no statement is under way."""
+    if isinstance(driver, asyncpg.Connection):
+        return driver.is_closed()
+    # psycopg learns of it at the next statement. Nobody has asked anything: what there is to read is the end, or a notice.
+    # Not select(): it takes no descriptor above 1023, and a web server has many.
+    if driver.closed:
+        return True
+    socket = select.poll()
+    socket.register(driver.fileno(), select.POLLIN)
+    return bool(socket.poll(0))
 
 
 async def abandon(connection: Connection) -> None:

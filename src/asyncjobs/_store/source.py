@@ -7,32 +7,27 @@ Statements of short life borrow a connection (`connection()`); what a runner hol
 from __future__ import annotations
 
 import asyncio
-import select
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode
 
 import anyio
 import asyncpg
 
-from asyncjobs._store.connection import Connection, SQLAlchemyConnection
-from asyncjobs._store.faults import is_read_only, is_transient, sqlstate
+from asyncjobs._store import opening
+from asyncjobs._store.connection import Connection, SQLAlchemyConnection, is_ended
+from asyncjobs._store.dsn import plain_dsn, shown
+from asyncjobs._store.faults import is_read_only
 from asyncjobs._store.hosts import Host, Hosts, says_which
-from asyncjobs._store.probes import expect_backend, is_pooled, mark_pooled
+from asyncjobs._store.opening import Caching, Connect, connect_with, looked_into, open_connection, unavailable
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption
-
-CONNECT_TIMEOUT = 5.0
-"""Seconds to wait for a connection: a dead network must not hang a request for asyncpg's whole minute."""
 
 CLOSE_TIMEOUT = 1.0
 """Seconds to wait for borrowed connections to come back, before they are closed under those who hold them."""
 
 RELEASE_TIMEOUT = 1.0
 """Seconds the server has to tidy up a connection that is given back: what is slower is not worth keeping."""
-
-Connect = Callable[[], Awaitable[Any]]
-"""Opens an asyncpg connection; called for each, so passwords may rotate."""
 
 
 class Source(Protocol):
@@ -65,14 +60,13 @@ class DsnSource:
         self._dsn = plain_dsn(dsn)
         self._hosts = Hosts(self._dsn)
         self._pooled = pooled
-        # A pooler may give the next statement to a server that has not prepared it.
-        self._given: dict[str, Any] = {"statement_cache_size": 0} if pooled else {}
+        self._caching = Caching()
         self._connect = connect
         self._size = size
         self._pool: Any = None
 
     def __repr__(self) -> str:
-        return f"on {_shown(self._dsn)}"
+        return f"on {shown(self._dsn)}"
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -85,20 +79,13 @@ class DsnSource:
     async def _open_one(self, *_: Any, **__: Any) -> Any:
         if self._connect is not None:
             return await looked_into(await self._connect(), self._pooled)
-        connection = await looked_into(await self._dial(), self._pooled)
-        if is_pooled(connection) and not self._given:
-            await connection.close()
-            self._given = {"statement_cache_size": 0}
-            connection = await looked_into(await self._dial(), self._pooled)
-        return connection
+        return await self._caching.open(self._dial, self._pooled)
 
-    async def _dial(self) -> Any:
+    async def _dial(self, **given: Any) -> Any:
         if not self._hosts:
-            return await open_connection(dsn=self._dsn, **self._given)
-        # Of several hosts one is meant that can be written to, unless the DSN says otherwise.
-        given = (
-            self._given if says_which(self._dsn) else {**self._given, "target_session_attrs": "read-write"}
-        )
+            return await open_connection(dsn=self._dsn, **given)
+        if not says_which(self._dsn):  # of several hosts one is meant that can be written to
+            given["target_session_attrs"] = "read-write"
 
         def dial(host: Host) -> Awaitable[Any]:
             port = int(host.port) if host.port and host.port.isdigit() else host.port
@@ -122,7 +109,11 @@ class DsnSource:
     async def _open(self) -> Any:
         if self._pool is None:
             self._pool = asyncpg.create_pool(
-                self._dsn, min_size=0, max_size=self._size, timeout=CONNECT_TIMEOUT, connect=self._open_one
+                self._dsn,
+                min_size=0,
+                max_size=self._size,
+                timeout=opening.CONNECT_TIMEOUT,
+                connect=self._open_one,
             )
         if not self._pool._initialized:
             with unavailable():
@@ -160,7 +151,7 @@ class PoolSource:
         # asyncpg keeps what a pool connects with to itself; `connect=` is the way around should that change. Codecs and
         # settings of its `init=` are the application's, and are not wanted here.
         pool = self._pool
-        given = {**pool._connect_kwargs, "timeout": _in_good_time(pool._connect_kwargs.get("timeout"))}
+        given = {**pool._connect_kwargs, "timeout": opening.in_good_time(pool._connect_kwargs.get("timeout"))}
         return await pool._connect(*pool._connect_args, **given)
 
     def is_exhausted(self) -> bool:
@@ -188,6 +179,7 @@ class EngineSource:
         self._engine = engine
         self._connect = connect
         self._pooled = pooled
+        self._caching = Caching()
 
     def __repr__(self) -> str:
         return f"on {self._engine.url!r}"
@@ -196,11 +188,11 @@ class EngineSource:
     async def connection(self) -> AsyncIterator[Connection]:
         with unavailable():
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
+                async with asyncio.timeout(opening.CONNECT_TIMEOUT):
                     connection = await self._check_out()
             except TimeoutError as error:
                 raise DatabaseUnavailable(
-                    f"the engine gave no connection within {CONNECT_TIMEOUT:g} s ({self._engine.pool.status()}); "
+                    f"the engine gave no connection within {opening.CONNECT_TIMEOUT:g} s ({self._engine.pool.status()}); "
                     "is Postgres running, and is the pool large enough?"
                 ) from error
         try:
@@ -217,7 +209,7 @@ class EngineSource:
         connection = await self._engine.connect()
         try:
             pooled = connection.sync_connection.connection
-            if _is_stale(pooled.driver_connection):
+            while is_ended(pooled.driver_connection):  # SQLAlchemy does not look, unless told to ping
                 await connection.invalidate()
                 await connection.close()
                 connection = await self._engine.connect()
@@ -235,23 +227,29 @@ class EngineSource:
         return await connect_with(self._open_one)
 
     async def _open_one(self) -> Any:
-        return await looked_into(await (self._connect or self._open_like_the_engine)(), self._pooled)
+        if self._connect is not None:
+            return await looked_into(await self._connect(), self._pooled)
+        if self._engine.dialect.driver == "asyncpg":
+            return await looked_into(await self._open_like_the_engine(), self._pooled)
+        return await self._caching.open(self._open_as_psycopg_would, self._pooled)
+
+    async def _open_as_psycopg_would(self, **given: Any) -> Any:
+        """A driver that can listen, connected with what psycopg was told to connect with."""
+        theirs = await self._open_like_the_engine()
+        told = _as_for_asyncpg(theirs.info)
+        await theirs.close()
+        return await open_connection(**told, **given)
 
     async def _open_like_the_engine(self) -> Any:
         """Through a pool of our own with the engine's arguments and events, whatever they are: requests need theirs."""
         from sqlalchemy.util import greenlet_spawn  # noqa: PLC0415 -- whoever passes an engine has it
 
         pool = self._engine.sync_engine.pool.recreate()
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(opening.CONNECT_TIMEOUT):
             pooled = await greenlet_spawn(pool.connect)
             driver: Any = pooled.driver_connection
             pooled.detach()
-            if isinstance(driver, asyncpg.Connection):
-                return driver
-            # psycopg: what it was told to connect with, for a driver that can listen.
-            given = _as_for_asyncpg(driver.info)
-            await driver.close()
-        return await open_connection(**given)
+            return driver
 
     def is_exhausted(self) -> bool:
         pool = self._engine.sync_engine.pool
@@ -285,14 +283,6 @@ def _as_for_asyncpg(info: Any) -> dict[str, Any]:
 _SSL = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "ssl_min_protocol_version")
 
 
-def _is_stale(driver: Any) -> bool:
-    """Whether the server closed *driver* while the pool had it. SQLAlchemy does not look, unless told to ping."""
-    if isinstance(driver, asyncpg.Connection):
-        return driver.is_closed()
-    # psycopg learns of it at the next statement. Nobody has asked anything: what there is to read is the end, or a notice.
-    return bool(driver.closed or select.select([driver.fileno()], [], [], 0)[0])
-
-
 class _Engaged(SQLAlchemyConnection):
     """A connection of the engine's, where a statement outside a transaction is its own."""
 
@@ -303,115 +293,15 @@ class _Engaged(SQLAlchemyConnection):
             return await super().fetch(query, *args)
 
 
-async def open_connection(*args: Any, **given: Any) -> Any:
-    """An asyncpg connection, or an error in good time."""
-    given["timeout"] = _in_good_time(given.get("timeout"))
-    return await asyncpg.connect(*args, **given)
-
-
-async def looked_into(connection: Any, pooled: bool | None) -> Any:
-    """*connection*, of which is known from now whether it leads to a server or to a pooler: *pooled*, or what it shows."""
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            if pooled is None:
-                pooled = not await expect_backend(connection)
-    except BaseException:
-        connection.terminate()
-        raise
-    if pooled:
-        mark_pooled(connection)
-    return connection
-
-
-def _in_good_time(timeout: float | None) -> float:
-    return min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
-
-
-async def connect_with(connect: Connect) -> Any:
-    """What *connect* opens. Raises DatabaseUnavailable."""
-    with unavailable():
-        return await connect()
-
-
-def plain_dsn(dsn: str) -> str:
-    """*dsn* as asyncpg takes it: SQLAlchemy's name of a driver, and what only that driver knows, is taken off."""
-    if not isinstance(dsn, str):
-        raise InvalidOption(
-            f"the DSN is {type(dsn).__qualname__}, not text; pass engine= for an engine, pool= for a pool"
-        )
-    scheme, separator, rest = dsn.partition("://")
-    name, _, driver = scheme.partition("+")
-    if not separator or name not in ("postgres", "postgresql"):
-        raise InvalidOption(
-            f"{_shown(dsn)} is not the address of a Postgres database; write postgresql://user:password@host:5432/database"
-        )
-    _check_readable(rest)
-    if driver:
-        rest, mark, query = rest.partition("?")
-        kept = [
-            ("sslmode" if word == "ssl" else word, value)
-            for word, value in parse_qsl(query)
-            if word not in _SQLALCHEMYS
-        ]
-        rest += mark + urlencode(kept)
-    return f"{name}://{rest}"
-
-
-_SQLALCHEMYS = ("async_fallback", "prepared_statement_cache_size", "prepared_statement_name_func")
-
-
-def _check_readable(rest: str) -> None:
-    """Refuse what cannot be read, without a word of it: where a password is cut in two, half of it stands in the rest."""
-    try:
-        parts = urlsplit(f"postgresql://{rest}")
-        readable = not parts.fragment and all(map(_is_port, _ports(parts.netloc)))
-        parse_qsl(parts.query, strict_parsing=bool(parts.query))
-    except ValueError:
-        readable = False
-    if not readable:
-        raise InvalidOption(
-            "the DSN cannot be read; a user or password with one of / ? # @ : [ ] % in it, and the value of a parameter, are "
-            "written percent-encoded, as by urllib.parse.quote(…, safe='')"
-        )
-
-
-def _ports(netloc: str) -> list[str]:
-    """The ports of the hosts, where they are given; a colon within brackets is the host's own."""
-    hosts = [host.rpartition("]")[2] for host in netloc.rpartition("@")[2].split(",")]
-    return [host.rpartition(":")[2] for host in hosts if ":" in host]
-
-
-def _is_port(word: str) -> bool:
-    return not word or (word.isdecimal() and int(word) < 65536)
-
-
-def has_password(dsn: str) -> bool:
-    """Whether a password stands in *dsn*."""
-    try:
-        parts = urlsplit(dsn)
-    except ValueError:  # it cannot be read; who opens it says so
-        return False
-    return ":" in parts.netloc.rpartition("@")[0] or "password" in dict(parse_qsl(parts.query))
-
-
-def _shown(dsn: str) -> str:
-    """A DSN without anything that may be secret: its user, password and parameters."""
-    scheme, separator, rest = dsn.partition("://")
-    if not separator:
-        return "the DSN"  # it may be a password, or libpq's `password=…`
-    where = rest.rpartition("@")[2].partition("?")[0]
-    return f"{scheme}://…@{where}" if "@" in rest else f"{scheme}://{where}"
-
-
 @asynccontextmanager
 async def _borrow(pool: Any) -> AsyncIterator[Connection]:
     with unavailable():
         try:
-            connection = await pool.acquire(timeout=CONNECT_TIMEOUT)
+            connection = await pool.acquire(timeout=opening.CONNECT_TIMEOUT)
         except TimeoutError as error:
             if pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0:
                 raise DatabaseUnavailable(
-                    f"all {pool.get_max_size()} connections of the pool were in use for {CONNECT_TIMEOUT:g} s; "
+                    f"all {pool.get_max_size()} connections of the pool were in use for {opening.CONNECT_TIMEOUT:g} s; "
                     "pass on= where you hold one, or make the pool larger"
                 ) from error
             raise
@@ -426,26 +316,3 @@ async def _borrow(pool: Any) -> AsyncIterator[Connection]:
             Exception
         ):  # then asyncpg has ended it, and what it was borrowed for is done all the same
             await pool.release(connection, timeout=RELEASE_TIMEOUT)
-
-
-class unavailable:  # noqa: N801 -- reads as a word: `with unavailable():`
-    """Turns what a failing connect raises into DatabaseUnavailable, with what to do."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is None or isinstance(error, DatabaseUnavailable):
-            return
-        if (sqlstate(error) or "").startswith(
-            ("28", "3D000")
-        ):  # who may come in, and the name of the database
-            raise DatabaseUnavailable(
-                f"Postgres refuses the connection: {error}; check the DSN given to Jobs"
-            ) from error
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            raise InvalidOption(f"the DSN cannot be used: {error}") from error
-        if isinstance(error, Exception) and is_transient(error):
-            raise DatabaseUnavailable(
-                f"Postgres cannot be reached ({type(error).__name__}: {error}); is it running, and is the DSN right?"
-            ) from error

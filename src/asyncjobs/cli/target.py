@@ -13,8 +13,8 @@ import anyio
 import click
 
 from asyncjobs._app import Jobs
+from asyncjobs._store.dsn import has_password
 from asyncjobs._store.migrate import check_schema_version
-from asyncjobs._store.source import has_password
 from asyncjobs._store.statements import DEFAULT_SCHEMA
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.loading import load
