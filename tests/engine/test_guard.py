@@ -15,23 +15,14 @@ from typing import Any
 import anyio
 import asyncpg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from asyncjobs import Blocked, Guard, InvalidDefinition, InvalidOption, Jobs, Later, current_job, job
 from asyncjobs._engine import turnstile
-from asyncjobs._engine.throttle import (
-    AT_WORK,
-    EASE,
-    FULL,
-    HARD,
-    LEAST,
-    SOME,
-    TRICKLE,
-    WINDOW,
-    Sample,
-    Throttle,
-)
-from asyncjobs._engine.turnstile import Turnstile
+from asyncjobs._engine.throttle import FULL, HARD, LEAST, TRICKLE, WINDOW, Sample, Throttle
+from asyncjobs._engine.turnstile import Flow, Turnstile
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._store.source import EngineSource, PoolSource
 from tests.engine.running import runner_of, running
@@ -55,29 +46,21 @@ def fed(
 
 def test_a_quick_loop_leaves_every_slot_open() -> None:
     """Nothing to give way to, however much it does."""
-    assert fed(Throttle(0.05), 0.05 * EASE * 0.9, 100, busy=1.0) == 1.0
+    assert fed(Throttle(0.05), 0.05 * HARD * 0.9, 100, busy=1.0) == 1.0
 
 
-def test_fewer_slots_are_open_the_longer_the_loop_is_late() -> None:
-    """Less with every window; while the loop has room left, jobs keep some."""
+def test_fewer_slots_are_open_the_longer_the_loop_is_late_and_full() -> None:
+    """Less with every window, until hardly any is; when it is on time again, they open again."""
     throttle = Throttle(0.05)
-    shares = [fed(throttle, 0.02) for _ in range(20)]
+    shares = [fed(throttle, 0.05 * HARD * 1.1, busy=FULL + 0.1) for _ in range(20)]
     assert shares == sorted(shares, reverse=True)
-    assert 1.0 > shares[0] > shares[-1] == SOME
-
-
-def test_on_a_loop_that_is_late_and_full_hardly_any_is_open() -> None:
-    """There is no room for more."""
-    throttle = Throttle(0.05)
-    late = 0.05 * HARD * 1.1
-    assert fed(throttle, late, 20, busy=FULL + 0.1) == LEAST
-    assert fed(throttle, late, 20, busy=FULL - 0.1) == SOME
+    assert 1.0 > shares[0] > shares[-1] == LEAST
     assert fed(throttle, 0.0, 20, busy=FULL) == 1.0
 
 
 def test_a_loop_that_waits_for_the_machine_is_no_reason_for_fewer_jobs() -> None:
     """It is late, and its thread is hardly at work: without the jobs it would be as late."""
-    assert fed(Throttle(0.05), 0.02, 50, busy=AT_WORK - 0.1) == 1.0
+    assert fed(Throttle(0.05), 0.02, 50, busy=FULL - 0.1) == 1.0
     assert fed(Throttle(0.05), 0.03, 50, busy=0.0) == LEAST  # but that is too much, whoever it is
 
 
@@ -146,22 +129,42 @@ async def test_jobs_that_begin_together_enter_a_few_at_a_time() -> None:
     assert max(entered.values()) <= 5  # a millisecond each: they are soon let in one by one
 
 
-def test_a_loop_that_is_on_time_lets_in_more_and_more() -> None:
-    """What costs next to nothing is not held up; one late moment undoes many."""
-    width = narrowest = 2.0
-    for _ in range(300):
-        width = turnstile.after(width, 0.0, 0.001)
-    assert width == turnstile.MOST
-    for _ in range(300):
-        narrowest = turnstile.after(narrowest, 0.01, 0.01)
-    assert narrowest == turnstile.LEAST
-    assert turnstile.after(turnstile.after(2.0, 0.01, 0.01), 0.0, 0.0) < 1.5
+MOMENT = turnstile.MOMENT
 
 
-def test_a_loop_that_waits_for_the_machine_lets_in_as_many() -> None:
-    """It was late, and had hardly worked: not because of the jobs."""
-    assert turnstile.after(2.0, 0.01, 0.0002) > 2.0
-    assert turnstile.after(2.0, 0.01, 0.0008) == 2.0
+def settled(flow: Flow, work: Callable[[int], float]) -> float:
+    """How many enter in a moment in the end, when so many cost the loop's thread so many seconds."""
+    for _ in range(3000):
+        entered = max(1, int(flow.width))
+        flow.tell(entered, work(entered), MOMENT)
+    return flow.width
+
+
+def test_a_loop_with_room_lets_in_more_and_more() -> None:
+    """What costs next to nothing is not held up."""
+    assert settled(Flow(), lambda count: count * 0.000_01) == turnstile.MOST
+
+
+def test_a_full_loop_lets_in_few_and_never_none() -> None:
+    """Whoever fills it: jobs go on, a few at a time; and come back when it has room again."""
+    flow = Flow(width=50.0)
+    assert settled(flow, lambda _: MOMENT) == turnstile.LEAST
+    assert settled(flow, lambda count: count * 0.000_01) == turnstile.MOST
+
+
+@given(st.floats(0.000_01, MOMENT), st.floats(0.0, turnstile.ROOM * MOMENT))
+def test_what_enters_together_is_never_so_much_that_a_request_would_notice(cost: float, base: float) -> None:
+    """Of any cost, beside any application: one alone, or a burst of work that has its limit."""
+    width = settled(Flow(), lambda count: base + count * cost)
+    assert width <= max(1.0, turnstile.BURST / cost) * 1.01
+
+
+def test_a_request_that_fills_a_moment_alone_changes_little() -> None:
+    """Moments count together: one request in ten moments is no full loop."""
+    flow = Flow()
+    for nth in range(3000):
+        flow.tell(1, MOMENT if nth % 10 == 0 else 0.0001, MOMENT)
+    assert flow.width >= 1.0
 
 
 async def test_who_comes_alone_comes_in_at_once() -> None:

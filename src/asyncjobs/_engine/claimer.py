@@ -54,6 +54,7 @@ from asyncjobs._store.source import Source
 logger = logging.getLogger("asyncjobs")
 
 LOOK_EVERY = 1.0  #: seconds between looks around while busy: new lanes, paused queues, forgotten marks
+GATHER = 0.020  #: where jobs give way: how long freed slots gather, unless they are half of all
 KEEP_ANNOUNCED = 0.050
 HORIZON_FROM, HORIZON_TO = 0.002, 0.050
 
@@ -85,6 +86,7 @@ class Claimer:
         release: Callable[[Iterable[ClaimedJob]], None],
         is_empty: Callable[[], bool],
         caution: Caution,
+        gives_way: bool = False,
     ) -> None:
         self._source = source
         self._schema = schema
@@ -100,6 +102,8 @@ class Claimer:
         self._session: Session | None = None
         self._lanes = Lanes(pools)
         self._solitude = Solitude(pools, is_empty, caution)
+        self._gather = GATHER if gives_way else 0.0
+        self._claimed_at = 0.0  #: when the reply of the last claim came
         self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
         self._begun: dict[int, ClaimedJob] = {}  # prefetched jobs that run: what runners.begun says
@@ -132,7 +136,8 @@ class Claimer:
         """A job has left its slot."""
         if self._left:
             self._drained = False
-        self._changed.set()
+        if not self._is_gathering() or any(pool.prefetched for pool in self._pools):
+            self._changed.set()
 
     def ended(self, job_id: int) -> None:
         """A job runs no more."""
@@ -231,6 +236,8 @@ class Claimer:
 
     def _rooms(self) -> dict[Pool, int]:
         """How many jobs each pool can take now; a claim for a few more than wait already is not worth its round trip."""
+        if self._is_gathering():
+            return {}
         rooms = {}
         for pool in self._pools:
             lanes = self._lanes.of(pool)
@@ -240,6 +247,12 @@ class Claimer:
             if room > 0 and (waiting == 0 or room >= allowance / 2):
                 rooms[pool] = room
         return rooms
+
+    def _is_gathering(self) -> bool:
+        """A claim for one slot costs the event loop as much as one for all of them, and requests wait for it."""
+        return time.monotonic() < self._claimed_at + self._gather and all(
+            2 * pool.free < pool.open for pool in self._pools
+        )
 
     async def _begin(self, session: Session, incarnation: int) -> bool:
         """Let prefetched jobs begin in the slots that are free: only those, so that nobody else is blamed for a crash.
@@ -276,6 +289,7 @@ class Claimer:
             with self._awaited():
                 jobs = await claim_jobs(session, requests, incarnation, begin=begin)
                 jobs = await self._hold(session, incarnation, jobs)
+            self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
                 self._release(jobs)
                 return True
@@ -526,6 +540,8 @@ class Claimer:
             if pool.prefetched:
                 limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))
         limit = min(limit, self._solitude.wait(time.monotonic()))
+        if self._is_gathering():
+            limit = min(limit, max(0.0, self._claimed_at + self._gather - time.monotonic()))
         hungry = not self._announced_in_vain()
         if not hungry:
             limit = min(limit, KEEP_ANNOUNCED)

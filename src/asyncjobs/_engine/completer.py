@@ -26,6 +26,7 @@ from asyncjobs._store.source import Source
 logger = logging.getLogger("asyncjobs")
 
 AGAIN_AFTER = 5.0  #: seconds until what the database refused, though nothing is wrong with it, is tried again
+GATHER = 0.020  #: seconds in which outcomes gather where jobs give way: a statement for each would cost requests more
 
 
 class Completer:
@@ -37,11 +38,13 @@ class Completer:
         schema: str,
         identity: Identity,
         settled: Callable[[ClaimedJob], None],
+        expects_more: Callable[[], bool] = lambda: False,
     ) -> None:
         self._source = source
         self._schema = schema
         self._identity = identity
         self._settled = settled  #: told of each job that this runner no longer answers for
+        self._expects_more = expects_more  #: jobs run that give way, so that outcomes may gather
         self._outcomes: list[Outcome] = []
         self._writing: list[Outcome] = []
         self._aside: list[Outcome] = []  #: refused for a reason that is not in them
@@ -114,6 +117,8 @@ class Completer:
             self._gathered = anyio.Event()
             with anyio.move_on_after(self._again_at - time.monotonic() if self._aside else None):
                 await self._gathered.wait()
+        if self._expects_more() and len(self._outcomes) < A_BATCH:
+            await anyio.sleep(GATHER)
         self._writing = self._outcomes[:A_BATCH]
         del self._outcomes[:A_BATCH]
 

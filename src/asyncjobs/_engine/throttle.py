@@ -1,7 +1,8 @@
 """How many slots are open, by how late the event loop is: fewer at once when it lags, one more at a time when it does not.
 
-A loop may be late because of the jobs, or because of the machine, and only the first gets better when fewer jobs run. So
-lateness counts when the loop's own thread is at work: late and hardly at work, it waits for a processor others have.
+This is for jobs that hold the loop, or the application's connections; those that wait most of the time are kept apart by the
+turnstile. A loop may be late because of the jobs, or because of the machine, and only the first gets better when fewer jobs
+run. So a little lateness counts when the loop's own thread is at work: else it waits for a processor others have.
 
 Pure: told what was measured, it says what share of the slots may be filled.
 """
@@ -11,14 +12,11 @@ from __future__ import annotations
 import attrs
 
 WINDOW = 0.2  #: seconds that are looked at together
-EASE = 0.02  #: of the lag: from there on fewer jobs run, if the loop is at work
-AT_WORK = 0.35  #: of the time its thread has the processor
-HARD = 0.1  #: of the lag: from there on far fewer, if the loop is full
-FULL = 0.6  #: of the time: it has no room for more
+HARD = 0.1  #: of the lag: from there on fewer jobs run, if the loop is full
+FULL = 0.6  #: of the time its thread has the processor: there is no room for more
 CUT = 0.7  #: what is left of the share when it lagged
 STEP = 0.1  #: what is added to it when it did not
-SOME = 0.3  #: the share jobs keep while the loop is at work, but not full
-LEAST = 0.05  #: and when it is
+LEAST = 0.05  #: what jobs keep while it is full
 TRICKLE = (
     10  #: windows after which something runs however late the loop is: else jobs would stand still for ever
 )
@@ -71,6 +69,4 @@ class Throttle:
             return max(self._before * CUT, LEAST)
         if starved or late > self.lag / 2 or (late > HARD * self.lag and busy > FULL):
             return max(self.share * CUT, LEAST)
-        if late > EASE * self.lag and busy > AT_WORK:
-            return max(self.share * CUT, SOME) if self.share > SOME else min(self.share + STEP, SOME)
         return min(self.share + STEP, 1.0)

@@ -1,8 +1,11 @@
-"""Jobs enter the event loop a few at a time, a moment apart, so that requests come in between.
+"""Jobs enter the event loop one after the other, a moment apart, so that requests come in between.
 
 Jobs that begin together go on together: twenty that were claimed at once wake at once from what they wait for, and a request
-waits for all of them. Entering apart, they stay apart. How many enter at a time follows from whether the loop is on time a
-moment later: slowly more while it is, soon fewer when it is not.
+that takes ten turns of the loop waits ten times for all of them. Entering apart, they stay apart.
+
+How many enter in a moment follows from how much of its time the loop's thread is at work: more while it has room, fewer when
+it has not, and never so many at once that a request would notice. Lateness says less: a loop is also late where the machine
+gives its processors to others, and does not get better when jobs wait. Measured by `python -m bench requests`.
 """
 
 from __future__ import annotations
@@ -11,22 +14,36 @@ import asyncio
 import time
 from collections import deque
 
-APART = 0.003  #: seconds
-ON_TIME, LATE = 0.001, 0.0015  #: seconds; epoll counts in milliseconds
-LITTLE, MUCH = 0.0005, 0.001  #: seconds of work from one moment to the next
-MORE, FEWER = 1.02, 0.7  #: about one moment in eighteen is late when it has settled
+import attrs
+
+MOMENT = 0.004  #: seconds
+ROOM, FULL = 0.28, 0.33  #: of the time: below the one more may enter, above the other fewer
+MORE, FEWER = 1.03, 0.96  #: from one moment to the next
+WEIGHT = 0.05  #: of the newest moment: a request alone may fill one
+BURST = 0.0012  #: seconds of work that may enter together
+LEAST, MOST = 0.7, 50.0  #: jobs in a moment
 MOST_IN_LINE = 50  #: jobs of a pool: what is in line here nobody else can run
-LEAST, MOST = 1.0, 50.0  #: jobs at a time
 
 
-def after(width: float, late: float, worked: float) -> float:
-    """How many enter at a time, when so many did, the loop was so late a moment after, and its thread had worked so long.
+@attrs.define
+class Flow:
+    """How many jobs enter in a moment."""
 
-    Late without having worked, it waited for a processor that others have.
-    """
-    if late > LATE and worked > MUCH:
-        return max(width * FEWER, LEAST)
-    return min(width * MORE, MOST) if late < ON_TIME or worked < LITTLE else width
+    width: float = 1.0
+    busy: float = 0.0  #: of the time the loop's thread is at work, lately
+    entered: float = 1.0  #: jobs in a moment, lately
+
+    def tell(self, entered: int, worked: float, elapsed: float) -> None:
+        """So many entered, and so long the thread had a processor, of so many seconds in which all who might enter did."""
+        self.busy += WEIGHT * (min(worked / elapsed, 1.0) - self.busy)
+        self.entered += WEIGHT * (entered - self.entered)
+        if self.busy > FULL:
+            self.width = max(self.width * FEWER, LEAST)
+        elif self.busy < ROOM:
+            self.width = min(self.width * MORE, MOST)
+        # What the application does is put down to the jobs: the more that is, the fewer of them come together.
+        together = BURST * self.entered / max(self.busy * elapsed, 1e-6)
+        self.width = min(self.width, max(together, 1.0))
 
 
 class Turnstile:
@@ -34,10 +51,11 @@ class Turnstile:
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._width = 2.0  #: how many enter at a time
-        self._room = 2.0  #: how many may enter now
-        self._due = 0.0  #: when more may: on the monotonic clock
-        self._worked = 0.0  #: how long this thread had, when that was said
+        self._flow = Flow()
+        self._room = 1.0  #: how many may enter now
+        self._since = 0.0  #: when the moment began: on the monotonic clock
+        self._worked = 0.0  #: how long this thread had, when it began
+        self._entered = 0  #: since then
         self._turns = False  #: there is a timer
 
     def enter(self) -> asyncio.Future[None] | None:
@@ -48,25 +66,31 @@ class Turnstile:
             self._turn_later(loop)
         if self._room >= 1 and not self._waiting:
             self._room -= 1
+            self._entered += 1
             return None
         ticket: asyncio.Future[None] = loop.create_future()
         self._waiting.append(ticket)
         return ticket
 
     def _turn_later(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due, self._worked = time.monotonic() + APART, time.thread_time()
-        loop.call_later(APART, self._turn, loop)
+        self._entered = 0
+        self._since, self._worked = time.monotonic(), time.thread_time()
+        loop.call_later(MOMENT, self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        late = time.monotonic() - self._due
-        if self._room < 1:  # else nobody can say whether more would be too many
-            self._width = after(self._width, late, time.thread_time() - self._worked)
-        self._room = min(self._room + self._width, max(self._width, 1.0))
+        if self._waiting:  # else nobody can say whether more would be too many
+            self._flow.tell(self._entered, time.thread_time() - self._worked, time.monotonic() - self._since)
+        most = max(self._flow.width, 1.0)  # what nobody came for is not saved up
+        moments = (time.monotonic() - self._since) / MOMENT  # timers come late
+        self._room = min(self._room + self._flow.width * moments, most)
+        came = 0
         while self._waiting and self._room >= 1:
             ticket = self._waiting.popleft()
             if not ticket.done():  # else it was cancelled
                 ticket.set_result(None)
                 self._room -= 1
-        self._turns = bool(self._waiting) or self._room < max(self._width, 1.0)
+                came += 1
+        self._turns = bool(self._waiting) or self._room < most
         if self._turns:
             self._turn_later(loop)
+            self._entered = came

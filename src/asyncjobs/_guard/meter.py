@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-BUSY = 0.010  #: seconds between looks while jobs run here
+BUSY = 0.020  #: seconds between looks while jobs run here
 
 
 class Meter:

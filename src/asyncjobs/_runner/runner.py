@@ -81,6 +81,7 @@ class Runner:
         self._held: dict[int, int] = {}
         self._deaf = True
         schema = jobs.schema
+        gives_way = settings.guard is not None and not settings.standalone
         self._claimer = Claimer(
             source,
             schema,
@@ -94,13 +95,19 @@ class Runner:
             release=self._release,
             is_empty=lambda: not self._held and not self._attempts,
             caution=Caution(settings.vigilance.alone, settings.vigilance.max_crashes),
+            gives_way=gives_way,
         )
-        self._completer = Completer(source, schema, self._identity, self._settled)
+        self._completer = Completer(
+            source,
+            schema,
+            self._identity,
+            self._settled,
+            expects_more=lambda: gives_way and bool(self._attempts),
+        )
         keeper = Keeper(source, schema, self._identity, settings.vigilance, modes=settings.modes)
         self._keeper = KeeperThread(keeper, self._identity, self)
         self._janitor = Janitor(source, schema, settings.retention)
         self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
-        gives_way = settings.guard is not None and not settings.standalone
         self._turnstile = Turnstile() if gives_way else None
         for pool in self._pools if gives_way else ():
             pool.most_entering = min(pool.size, MOST_IN_LINE)
