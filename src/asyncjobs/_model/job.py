@@ -26,6 +26,21 @@ class NewJob:
     tags: Sequence[str] | None = None
     meta: str | None = None  #: JSON text
     options: Mapping[str, Any] | None = None  #: timeout and backoff, when given for this one job
+    unique_key: str | None = None  #: at most one live job has it
+    unique_to_start: bool = False  #: until it is claimed; else until it is final
+    lock_key: str | None = None  #: at most *lock_slots* running jobs have it
+    lock_slots: int = 1
+
+    @property
+    def is_plain(self) -> bool:
+        """It has nothing but text and small numbers, and is stored by the cheapest statement."""
+        return (
+            self.delay is None
+            and self.scheduled_at is None
+            and not self.tags
+            and self.unique_key is None
+            and self.lock_key is None
+        )
 
 
 class Lane(NamedTuple):

@@ -20,9 +20,7 @@ async def insert(session: Session, jobs: Sequence[NewJob], *, wake: bool = True)
     """Store *jobs* by the cheapest statement that means the same on every driver, whatever codecs its owner set."""
     if len(jobs) == 1:
         (job,) = jobs
-        if (
-            job.delay is None and job.scheduled_at is None and not job.tags
-        ):  # else not only text and small numbers
+        if job.is_plain:
             return [await insert_job(session, job, wake=wake)]
     return await insert_jobs(session, jobs, wake=wake)
 
@@ -104,4 +102,10 @@ def _as_json(job: NewJob) -> dict[str, Any]:
         stored["meta"] = orjson.Fragment(job.meta)
     if job.options is not None:
         stored["options"] = job.options
+    if job.unique_key is not None:
+        stored["unique_key"] = job.unique_key
+        stored["unique_to_start"] = job.unique_to_start
+    if job.lock_key is not None:
+        stored["lock_key"] = job.lock_key
+        stored["lock_slots"] = job.lock_slots
     return stored

@@ -44,7 +44,8 @@ with lanes as materialized (
 )
 update asyncjobs.live_jobs
    set runner = $9::bigint, token = token + 1, attempt = attempt + 1,
-       started_at = case when $10::boolean then clock_timestamp() end
+       started_at = case when $10::boolean then clock_timestamp() end,
+       unique_key = case when unique_to_start then null else unique_key end  -- unchanged as a rule, so that it stays HOT
  where ctid = any (array(
          select chosen.row
            from shares

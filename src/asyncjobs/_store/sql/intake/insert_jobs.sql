@@ -6,14 +6,16 @@
 -- announces itself idle in between can see this transaction is still open (see find_horizon.sql).
 with inserted as (
   insert into asyncjobs.live_jobs
-         (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options)
+         (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options,
+          unique_key, unique_to_start, lock_key, lock_slots)
   select new.queue, new.kind, new.method, new.args, new.priority, new.max_attempts, statement_timestamp(),
          coalesce(new.scheduled_at, statement_timestamp() + new.delay * interval '1 s', statement_timestamp()),
          case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1 else 0 end,
-         new.tags, new.meta, new.options
+         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots
     from jsonb_to_recordset($1::text::jsonb)
       as new (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
-              delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb)
+              delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
+              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint)
   returning id, queue
 )
 select inserted.id

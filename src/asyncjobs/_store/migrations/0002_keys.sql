@@ -1,0 +1,13 @@
+-- expand: code from version 1 on can work with this schema.
+--
+-- Two keys a job may have: one that at most one live job has, and one that at most so many running jobs have. Nearly all jobs
+-- have neither, and pay nothing but a look at the index predicates.
+
+alter table asyncjobs.live_jobs
+  add column unique_key text collate "C",      -- at most one live job has it
+  add column unique_to_start boolean,          -- true: until it is claimed; else until it is final
+  add column lock_key text collate "C",        -- at most lock_slots running jobs have it
+  add column lock_slots smallint check (lock_slots > 0),
+  add check ((lock_key is null) = (lock_slots is null));
+
+create unique index live_jobs_unique on asyncjobs.live_jobs (unique_key) where unique_key is not null;
