@@ -14,6 +14,7 @@ from asyncjobs._define.call import Call, is_async, is_generator
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.keys import Inputs, check_function_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
 from asyncjobs._define.signature import FunctionSignature
 from asyncjobs._enqueue.options import LaterOptions
@@ -47,6 +48,7 @@ class Definition(Generic[P, T, R]):
         self.kind: str = options.get("kind") or kind_of(function)
         self.signature: FunctionSignature = FunctionSignature(function, self.home, is_method=self.is_method)
         if not self.is_method:
+            check_function_keys(function, options, self.home)
             register(self)
         elif "kind" in options:
             raise InvalidDefinition(f"{self.home} is a method: its kind is its class', say kind= there")
@@ -121,6 +123,7 @@ class Definition(Generic[P, T, R]):
             result_type=self.result_type(None),
             defined=self.options_of(None),
             call=call,
+            chosen=lambda names: Inputs(what, self.signature, inputs).chosen(names),
         )
 
     # What the engine asks of a kind.

@@ -9,6 +9,7 @@ import attrs
 
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.handle import Handle, typed_reader
+from asyncjobs._define.keys import Chosen
 from asyncjobs._enqueue.ambient import which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._enqueue.options import check_later_options
@@ -31,6 +32,7 @@ class Prepared(Generic[R]):
     result_type: Any
     defined: Mapping[str, Any]  #: the options of the definition, merged over the defaults
     call: Mapping[str, Any]  #: the options of this call
+    chosen: Chosen  #: what its keys are made of
 
     def new_job(self, codec: Codec) -> NewJob:
         """The job to store. Raises InvalidInput."""

@@ -16,6 +16,7 @@ from asyncjobs._define.definition import BoundJob, Definition
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue, enqueue_many
 from asyncjobs._define.faithful import difference, shorten
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.keys import ARGUMENTS, Inputs, check_class_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
 from asyncjobs._define.signature import (
     ClassSignature,
@@ -30,9 +31,6 @@ from asyncjobs._model.options import DEFAULTS, DefinitionOptions
 from asyncjobs.errors import InvalidDefinition, InvalidInput
 
 R = TypeVar("R")
-
-ARGUMENTS = "()"
-"""Where the arguments of a `@job` method are stored, beside the fields: no field can have this name."""
 
 _RESERVED = ("later", "later_many", "prepare")
 
@@ -57,6 +55,8 @@ class Later:
         _check_names(cls)
         point_super_at(cls)
         cls.__asyncjobs_options__ = {**DEFAULTS, **_options_of(cls)}
+        jobs = {name: each.options for name, each in cls.__dict__.items() if isinstance(each, Definition)}
+        check_class_keys(cls, cls.__asyncjobs_options__, jobs)
         service = Service(cls, own.get("kind") or kind_of(cls))
         cls.__asyncjobs_service__ = service  # type: ignore[attr-defined]
         register(service)
@@ -235,8 +235,14 @@ class Service:
             codec.check_size(text, what=method.what)
             return text
 
+        def chosen(names: tuple[str, ...]) -> Mapping[str, Any]:
+            taken = method.signature if method.takes_arguments else None
+            return Inputs(method.what, taken, arguments or {}, self._signature, inputs, instance).chosen(
+                names
+            )
+
         return Prepared(
-            self.kind, name, method.what, encode, method.signature.result_type, method.options, call
+            self.kind, name, method.what, encode, method.signature.result_type, method.options, call, chosen
         )
 
     def check_takes_nothing(self, name: str) -> None:
