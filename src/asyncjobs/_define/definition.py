@@ -13,6 +13,7 @@ import attrs
 from asyncjobs._define.call import Call, is_async, is_generator
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue
+from asyncjobs._define.from_sync import enqueue_sync
 from asyncjobs._define.handle import Handle
 from asyncjobs._define.keys import Inputs, check_function_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
@@ -98,6 +99,10 @@ class Definition(Generic[P, T, R]):
         """Enqueue this call: it runs when the transaction it joins has committed. Raises InvalidInput."""
         return await enqueue(self._prepare({}, args, kwargs))
 
+    def later_sync(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """`later` for code that cannot await: on a sync connection (`on=`), or in a thread, which waits for the commit."""
+        return enqueue_sync(self._prepare({}, args, kwargs))
+
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """This call with its inputs, for `jobs.enqueue_many`."""
         return self._prepare({}, args, kwargs)
@@ -180,6 +185,10 @@ class BoundJob(Generic[P, T, R]):
         """Enqueue this call: the object is made again where it runs. Raises InvalidInput."""
         return await enqueue(self._prepare({}, args, kwargs))
 
+    def later_sync(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """`later` for code that cannot await: on a sync connection (`on=`), or in a thread, which waits for the commit."""
+        return enqueue_sync(self._prepare({}, args, kwargs))
+
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """This call with its inputs, for `jobs.enqueue_many`."""
         return self._prepare({}, args, kwargs)
@@ -227,6 +236,10 @@ class Calling(Generic[P, R]):
     async def later(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Enqueue this call, with the options that were set."""
         return await enqueue(self._prepare(self._call, args, kwargs))
+
+    def later_sync(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """`later` for code that cannot await: on a sync connection (`on=`), or in a thread, which waits for the commit."""
+        return enqueue_sync(self._prepare(self._call, args, kwargs))
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """This call with its inputs and options, for `jobs.enqueue_many`."""

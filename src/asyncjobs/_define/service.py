@@ -15,7 +15,9 @@ from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import BoundJob, Definition
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue, enqueue_many
 from asyncjobs._define.faithful import difference, shorten
+from asyncjobs._define.from_sync import enqueue_sync
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.hooks import HOOKS, RUN_HOOKS, Hooks, check_hooks, hooks_of
 from asyncjobs._define.keys import ARGUMENTS, Inputs, check_class_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
 from asyncjobs._define.signature import (
@@ -32,7 +34,8 @@ from asyncjobs.errors import InvalidDefinition, InvalidInput
 
 R = TypeVar("R")
 
-_RESERVED = ("later", "later_many", "prepare")
+_RESERVED = ("later", "later_many", "later_sync", "prepare")
+_NO_JOBS = frozenset({*_RESERVED, "needed", *HOOKS})  #: asyncjobs calls them, or they call it
 
 
 class Later:
@@ -80,6 +83,23 @@ class Later:
         return await enqueue(_prepare(self, call, call_options(options, "later")))
 
     @overload
+    def later_sync(self, call: str, /, **options: Unpack[LaterOptions]) -> Handle[Any]: ...
+    @overload
+    def later_sync(
+        self, call: Callable[[], Coroutine[Any, Any, R]], /, **options: Unpack[LaterOptions]
+    ) -> Handle[R]: ...
+    @overload
+    def later_sync(self, call: Callable[[], R], /, **options: Unpack[LaterOptions]) -> Handle[R]: ...
+    def later_sync(self, call: Any = None, /, **options: Any) -> Handle[Any]:
+        """`later` for code that cannot await: on a sync connection (`on=`), or in a thread, which waits for the commit.
+
+        Raises what `later` raises, and MisusedJobs on the event loop's own thread without `on=`.
+        """
+        if not isinstance(self, Later):
+            raise InvalidDefinition('`later_sync` is a method of the objects: MyClass(…).later_sync("call")')
+        return enqueue_sync(_prepare(self, call, call_options(options, "later_sync")))
+
+    @overload
     def prepare(self, call: str, /, **options: Unpack[LaterOptions]) -> Prepared[Any]: ...
     @overload
     def prepare(
@@ -119,6 +139,7 @@ def _check_names(cls: type[Later]) -> None:
                 raise InvalidDefinition(
                     f"{each.__qualname__}.{name} would hide the {name} of asyncjobs.Later; give it another name"
                 )
+        check_hooks(each, {name: each.__dict__.get(name) for name in HOOKS if name in written})
         needed = each.__dict__.get("needed")
         if "needed" in written and not (inspect.isfunction(needed) and _asks_nothing(needed)):
             raise InvalidDefinition(
@@ -209,6 +230,8 @@ class Service:
         self._signature = ClassSignature(cls, self.home)
         self._methods: dict[str, _Method] = {}
         self._dependencies: dict[str | None, frozenset[Any]] = {}
+        self._hooks = hooks_of(cls)
+        self._is_told = bool(self._hooks.keys() & RUN_HOOKS)
 
     def prepare(
         self,
@@ -269,7 +292,8 @@ class Service:
             arguments = codec.read(stored.get(ARGUMENTS, {}), found.signature.types, what=found.what)
         ready = found.signature.ready(function, arguments, supply, found.what)
         needed = getattr(instance, "needed", None)
-        return Call(ready, found.is_async, found.signature.result_type, found.what, needed)
+        hooks = Hooks(instance, self._hooks) if self._is_told else None
+        return Call(ready, found.is_async, found.signature.result_type, found.what, needed, hooks)
 
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         if method not in self._dependencies:
@@ -306,6 +330,11 @@ class Service:
                     "keep each parameter under its own name"
                 ) from error
         return inputs
+
+    def object_of(self, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Later:
+        """An object made from stored inputs. Raises UndecodableInput."""
+        what = self.cls.__qualname__
+        return self._make(codec.decode(args, self._signature.types, what=what), supply, what)
 
     def _make(self, inputs: Mapping[str, Any], supply: Mapping[Any, Any], what: str) -> Later:
         return self._signature.ready(self.cls, inputs, supply, what)()
@@ -351,7 +380,7 @@ class Service:
             signature = method_signature(self.cls, name, function.function, function.home)
             merged = {**options, **function.options}
             return _Method(name, what, function.function, function.is_async, True, signature, merged)
-        if function is None or name in (*_RESERVED, "needed"):
+        if function is None or name in _NO_JOBS:
             raise InvalidDefinition(
                 f"{self.cls.__qualname__} has no public method {name!r}{self._hint(name)}"
             )
@@ -376,7 +405,7 @@ class Service:
             name: value
             for name, value in inspect.getmembers_static(self.cls)
             if not name.startswith("_")
-            and name not in (*_RESERVED, "needed")
+            and name not in _NO_JOBS
             and (inspect.isfunction(value) or isinstance(value, Definition))
         }
 

@@ -7,6 +7,7 @@ own Jobs; else the one Jobs that is open on this event loop. None or several is 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -29,7 +30,8 @@ class Binding:
 
     jobs: Enqueuer
     on: Any = None
-    task: Any = None  #: who entered `jobs.on(…)`: a session is never shared with another task
+    #: who entered `jobs.on(…)`, a task or (by its number) a thread: a session is never shared with another
+    task: Any = None
     around: Binding | None = None  #: the block this one is in
     is_over: bool = False
 
@@ -42,7 +44,7 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Enqueuer]] = WeakKeyDic
 def bound(jobs: Enqueuer, on: Any = None) -> Iterator[None]:
     """Within it, `later` means *jobs*, and *on* unless told otherwise."""
     around = _binding.get()
-    binding = Binding(jobs, on, asyncio.current_task() if on is not None else None, around)
+    binding = Binding(jobs, on, _who() if on is not None else None, around)
     _binding.set(binding)
     try:
         yield
@@ -54,6 +56,13 @@ def bound(jobs: Enqueuer, on: Any = None) -> Iterator[None]:
             while around is not None and around.is_over:
                 around = around.around
             _binding.set(around)
+
+
+def _who() -> Any:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without an event loop
+        return threading.get_ident()
 
 
 @asynccontextmanager
@@ -125,6 +134,38 @@ def which(given: Enqueuer | None = None, on: Any = None) -> tuple[Enqueuer, Any]
             )
         on = binding.on
     return jobs, on
+
+
+def which_from_sync(given: Enqueuer | None = None, on: Any = None) -> tuple[Enqueuer, Any]:
+    """`which`, for sync code: in a thread, or on a sync connection. There, one that is open on whichever loop is meant."""
+    binding = _binding.get()
+    jobs = given or (binding.jobs if binding else None) or _the_one_open_anywhere()
+    if on is None and binding is not None and binding.on is not None and binding.jobs is jobs:
+        if binding.task != _who():
+            raise WrongConnection(
+                "`jobs.on(…)` was entered by an async task or another thread, which its connection belongs to; pass on= a sync "
+                "connection of this thread here, or enter `with jobs.on(…)` in it"
+            )
+        on = binding.on
+    return jobs, on
+
+
+def _the_one_open_anywhere() -> Enqueuer:
+    loops = [loop() for loop in _open.keyrefs()]  # in one step, whatever other threads open and close
+    here = asyncio._get_running_loop()
+    if here is not None and _open.get(here):
+        loops = [here]
+    found = [jobs for loop in loops if loop is not None for jobs in _open.get(loop, ())]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise WhichJobs(
+            "no Jobs is open in this process; run the application's lifespan first, or pass jobs= to later_sync: with on= a sync "
+            "connection it need not be open"
+        )
+    raise WhichJobs(
+        f"{len(found)} Jobs are open in this process ({', '.join(map(repr, found))}); say which with jobs="
+    )
 
 
 def _the_one_open() -> Enqueuer:

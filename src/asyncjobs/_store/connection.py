@@ -64,7 +64,7 @@ class Row(tuple[Any, ...]):  # noqa: SLOT001 -- a tuple has no room for slots
         return self.names
 
 
-class _Foreign:
+class Foreign:
     """The parts of the protocol that follow from `fetch`."""
 
     async def fetch(self, query: str, *args: Any) -> Sequence[Row]:
@@ -85,7 +85,13 @@ class _Foreign:
 _PARAMETER = re.compile(r"\$(\d+)")
 
 
-class SQLAlchemyConnection(_Foreign):
+def named(query: str, args: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    """*query* and its parameters, as psycopg takes them by name."""
+    given = {f"p{number}": value for number, value in enumerate(args, 1)}
+    return _PARAMETER.sub(r"%(p\1)s", query.replace("%", "%%")), given
+
+
+class SQLAlchemyConnection(Foreign):
     """A SQLAlchemy `AsyncConnection` on asyncpg or psycopg."""
 
     def __init__(self, connection: Any) -> None:
@@ -96,9 +102,7 @@ class SQLAlchemyConnection(_Foreign):
         if self._numbered:
             result = await self.connection.exec_driver_sql(query, args)
         else:
-            named = _PARAMETER.sub(r"%(p\1)s", query.replace("%", "%%"))
-            given = {f"p{number}": value for number, value in enumerate(args, 1)}
-            result = await self.connection.exec_driver_sql(named, given)
+            result = await self.connection.exec_driver_sql(*named(query, args))
         if not result.returns_rows:
             return []
         names = tuple(result.keys())
@@ -122,7 +126,7 @@ class SQLAlchemyConnection(_Foreign):
         return self.connection.begin()  # type: ignore[no-any-return]
 
 
-class PsycopgConnection(_Foreign):
+class PsycopgConnection(Foreign):
     """A psycopg `AsyncConnection`."""
 
     def __init__(self, connection: Any) -> None:

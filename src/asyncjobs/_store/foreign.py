@@ -39,6 +39,12 @@ class Joined:
     on_commit: Callable[[Callable[[], None]], None] | None = (
         None  #: tell us after the commit, where the library can
     )
+    is_sync: bool = False  #: it is of sync code, and nothing over it suspends
+
+
+def is_sync(on: Any) -> bool:
+    """Whether *on* is a connection of sync code, joined."""
+    return isinstance(on, Joined) and on.is_sync
 
 
 async def join(on: Any) -> Joined:
@@ -78,7 +84,9 @@ def _refusal(on: Any) -> WrongConnection:
         if module in sys.modules
     ]
     if isinstance(on, tuple(sync)) or type(on).__module__.startswith("psycopg2"):
-        return WrongConnection(f"on= got a {name}, which is not asynchronous; {TAKES}")
+        return WrongConnection(
+            f"on= got a {name}, which is not asynchronous: enqueue on it with `….later_sync(…, on=…)`, without await; for `later`, {TAKES}"
+        )
     return WrongConnection(
         f"on= got {name} ({type(on).__module__}), which is no connection to enqueue on; {TAKES}"
     )
