@@ -8,6 +8,7 @@ from asyncjobs._define.definition import job
 from asyncjobs._define.dependency import Dependency
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.schedules import Cron, Every
 from asyncjobs._define.service import Later
 from asyncjobs._engine.context import CurrentJob, current_job
 from asyncjobs._enqueue.options import LaterOptions
@@ -15,13 +16,17 @@ from asyncjobs._guard.blocked import Blocked
 from asyncjobs._guard.guard import Guard
 from asyncjobs._model.backoff import Backoff, Constant, Exponential
 from asyncjobs._model.job import AttemptError, Job
+from asyncjobs._model.lock import Lock
 from asyncjobs._model.options import JobOptions
+from asyncjobs._model.schedule import TICK, Schedule
 from asyncjobs._model.states import JobState
+from asyncjobs._model.unique import Unique
 from asyncjobs._model.verbs import Cancel, Snooze
 from asyncjobs._store.connection import Connection
 from asyncjobs.errors import (
     AlreadyCompleted,
     DatabaseUnavailable,
+    DuplicateJob,
     InvalidDefinition,
     InvalidInput,
     InvalidOption,
@@ -35,6 +40,7 @@ from asyncjobs.errors import (
     MisusedJobs,
     RemoteTraceback,
     ResultNotStored,
+    ScheduleNotFound,
     SchemaMismatch,
     SchemaMissing,
     SchemaTooNew,
@@ -46,6 +52,7 @@ from asyncjobs.errors import (
 )
 
 __all__ = [
+    "TICK",
     "AlreadyCompleted",
     "AttemptError",
     "Backoff",
@@ -53,9 +60,12 @@ __all__ = [
     "Cancel",
     "Connection",
     "Constant",
+    "Cron",
     "CurrentJob",
     "DatabaseUnavailable",
     "Dependency",
+    "Every",
+    "DuplicateJob",
     "Exponential",
     "Guard",
     "Handle",
@@ -75,16 +85,20 @@ __all__ = [
     "Later",
     "LaterOptions",
     "LeaseLost",
+    "Lock",
     "MisusedJobs",
     "Prepared",
     "RemoteTraceback",
     "ResultNotStored",
+    "Schedule",
+    "ScheduleNotFound",
     "SchemaMismatch",
     "SchemaMissing",
     "SchemaTooNew",
     "SchemaTooOld",
     "Snooze",
     "UndecodableInput",
+    "Unique",
     "UnknownKind",
     "WhichJobs",
     "WrongConnection",

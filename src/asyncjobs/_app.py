@@ -7,6 +7,8 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import anyio
@@ -16,10 +18,15 @@ from asyncjobs._asgi import ASGIApp, Lifespan, StatefulLifespan, Wrapped, around
 from asyncjobs._define import registry
 from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
-from asyncjobs._engine.slots import Pool, make_pools
+from asyncjobs._define.schedules import Cron, Every, check_schedules
+from asyncjobs._engine.around import Around
+from asyncjobs._engine.slots import Queues
 from asyncjobs._engine.supply import missing
+from asyncjobs._engine.telling import MOST_TRACEBACK
 from asyncjobs._enqueue import ambient
+from asyncjobs._enqueue.carried import Carried, carried_by_name
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._enqueue.middleware import layers
 from asyncjobs._guard.blocked import Blocked
 from asyncjobs._guard.guard import Guard
 from asyncjobs._keeper.vigilance import Vigilance
@@ -27,10 +34,17 @@ from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import Job
 from asyncjobs._model.modes import Modes, modes_by_hand
 from asyncjobs._model.options import check_name, check_words
+from asyncjobs._model.queues import QueueRegistry
+from asyncjobs._model.queues import queues as registered_queues
 from asyncjobs._model.states import JobState
+from asyncjobs._model.urgency import Slots
 from asyncjobs._runner.runner import Runner, Settings
+from asyncjobs._runner.serving import Serving, rhythm
 from asyncjobs._runner.supervisor import Supervisor
+from asyncjobs._schedule.schedules import Schedules
+from asyncjobs._schedule.ticker import Declared
 from asyncjobs._store import views
+from asyncjobs._store.foreign import is_sync
 from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql
 from asyncjobs._store.opening import Connect
 from asyncjobs._store.source import DsnSource, EngineSource, PoolSource, Source
@@ -47,9 +61,14 @@ class Jobs(Enqueuer):
     """An application's jobs.
 
     One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
-    slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *connect* opens
+    slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *queues* may also be
+    a registry: then exactly its queues are served. *slots* may say which priorities each takes: "10,30,50,any,any,any".
+    *min_priority* and *max_priority* bound what this process runs. Of the slots that queues share, *reserved* take them in
+    turns, whatever their weights. *connect* opens
     the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
-    what jobs depend on. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
+    what jobs depend on. *middleware* is around each enqueue and each run, the outermost first, and *context* travels from one to the
+    other. No attempt takes longer than *timeout*, unless its kind may; *traceback_limit* characters are kept of what failed it.
+    *schedules* repeat: those of an *application*, where several share a database. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
     stopping takes; *payload_limit* is in bytes of JSON.
     *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
     hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
@@ -62,9 +81,19 @@ class Jobs(Enqueuer):
         pool: Any = None,
         engine: Any = None,
         connect: Connect | None = None,
-        queues: Mapping[str, int | None] | None = None,
-        slots: int | None = None,
+        queues: Queues | QueueRegistry | None = None,
+        slots: Slots | None = None,
+        min_priority: int | None = None,
+        max_priority: int | None = None,
+        reserved: int = 1,
+        poll: Duration | None = None,
         provide: Mapping[Any, Callable[[], Any]] | None = None,
+        schedules: Iterable[Cron | Every] | None = None,
+        application: str = "default",
+        middleware: Iterable[Any] = (),
+        context: Iterable[ContextVar[Any] | Carried] = (),
+        timeout: Duration | None = None,
+        traceback_limit: int = MOST_TRACEBACK,
         schema: str = DEFAULT_SCHEMA,
         keep: Duration = 24 * 3600,
         keep_failed: Duration = 30 * 24 * 3600,
@@ -78,17 +107,38 @@ class Jobs(Enqueuer):
             dsn, pool, engine, connect, pooled=None if listen is None else not listen
         )
         super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
-        self._queues = queues
-        self._slots = slots
+        self.registry = queues if isinstance(queues, QueueRegistry) else registered_queues
+        self._serving = Serving(
+            queues=queues,
+            slots=slots,
+            min_priority=min_priority,
+            max_priority=max_priority,
+            reserved=reserved,
+            registry=self.registry,
+        )
+        self._undeclared.served = self._serving.named
         self._provide = dict(provide or {})
+        self._around = Around(
+            middleware=layers(middleware),
+            carried=carried_by_name(context),
+            timeout=None if timeout is None else seconds(timeout, "timeout"),
+            traceback_limit=traceback_limit,
+        )
+        self.middleware, self.carried = self._around.middleware, self._around.carried
         self._settings = Settings(
-            pools=_pools(queues, slots),
+            pools=self._serving.pools,
+            rhythm=rhythm(poll),
             provide=self._provide,
+            around=self._around,
             retention=Retention(seconds(keep, "keep"), seconds(keep_failed, "keep_failed")),
             modes=modes_by_hand(listen),
             vigilance=vigilance or Vigilance(),
             guard=_checked_guard(guard),
             shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
+            schedules=Declared(
+                None if schedules is None else check_schedules(schedules),
+                check_name(application, "application"),
+            ),
         )
         self._opened: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._bindings: list[AbstractAsyncContextManager[Any]] = []
@@ -113,17 +163,26 @@ class Jobs(Enqueuer):
     async def running(
         self,
         *,
-        queues: Mapping[str, int | None] | None = None,
-        slots: int | None = None,
+        queues: Queues | None = None,
+        slots: Slots | None = None,
+        min_priority: int | None = None,
+        max_priority: int | None = None,
+        poll: Duration | None = None,
+        name: str | None = None,
         standalone: bool = False,
     ) -> AsyncIterator[Jobs]:
         """Enqueue and run jobs. Postgres may be down: they run as soon as it is back.
 
-        *queues* and *slots* stand in, this once, for those the Jobs was made with. *standalone*: this process serves no
+        *queues*, *slots*, *min_priority*, *max_priority* and *poll* stand in, this once, for those the Jobs was made with.
+        *name*: in the list of runners, instead of host:pid. *standalone*: this process serves no
         requests, so that jobs give way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing, SchemaTooOld or
         SchemaTooNew, and InvalidOption for a dependency nobody provides.
         """
-        settings = self._settings_for(queues, slots)
+        settings = self._settings_for(queues, slots, min_priority, max_priority)
+        if poll is not None:
+            settings = attrs.evolve(settings, rhythm=rhythm(poll))
+        if name is not None:
+            settings = attrs.evolve(settings, name=check_name(name, "name"))
         if standalone:
             settings = attrs.evolve(settings, standalone=True, kinds=registry.known_kinds)
         self._check_provided()
@@ -160,16 +219,15 @@ class Jobs(Enqueuer):
                 await self.close_enqueuing()
             self._opened = None
 
-    def _settings_for(self, queues: Mapping[str, int | None] | None, slots: int | None) -> Settings:
-        if queues is None and slots is None:
-            return self._settings
-        own = self._queues or {}
-        if queues is None:
-            queues = dict.fromkeys(own) or None
-        elif slots is None:
-            queues = {queue: own.get(queue) if size is None else size for queue, size in queues.items()}
-            slots = self._slots if None in queues.values() else None
-        return attrs.evolve(self._settings, pools=_pools(queues, slots))
+    def _settings_for(
+        self,
+        queues: Queues | None,
+        slots: Slots | None,
+        min_priority: int | None = None,
+        max_priority: int | None = None,
+    ) -> Settings:
+        serving = self._serving.instead(queues, slots, min_priority, max_priority)
+        return attrs.evolve(self._settings, pools=serving.pools)
 
     def hurry(self) -> None:
         """Stopping, cancel the running jobs now instead of waiting for them; they go back to be run again."""
@@ -189,21 +247,29 @@ class Jobs(Enqueuer):
             logger.warning("starting without Postgres; jobs run when it is back: %s", error)
 
     async def store(self, jobs: Sequence[Any], on: Any) -> list[int]:
-        self._check_open()
+        if on is None or not is_sync(on):  # a sync connection needs no loop, and the Jobs need not be open
+            self._check_open()
         return await super().store(jobs, on)
+
+    async def store_unique(self, jobs: Sequence[Any], on: Any) -> list[Any]:
+        if on is None or not is_sync(on):
+            self._check_open()
+        return await super().store_unique(jobs, on)
 
     def connection(self) -> Any:
         self._check_open()
         return super().connection()
 
-    def _check_open(self) -> None:
+    def loop(self) -> asyncio.AbstractEventLoop:
         if self._opened is None:
             raise WhichJobs(f"{self!r} is not open; enter `async with jobs:` or its lifespan first")
         self._check_process()
-        if self._opened[0] is not asyncio.get_running_loop():
+        return self._opened[0]
+
+    def _check_open(self) -> None:
+        if self.loop() is not asyncio.get_running_loop():
             raise MisusedJobs(
-                f"{self!r} is open on another event loop; enqueue on that one: from a thread with "
-                "`asyncio.run_coroutine_threadsafe(job.later(…), loop)`"
+                f"{self!r} is open on another event loop; enqueue on that one: from a thread with `….later_sync(…)`"
             )
 
     def _check_process(self) -> None:
@@ -287,6 +353,15 @@ class Jobs(Enqueuer):
         """Stop a job; see `Handle.cancel`."""
         return await self.handle(job_id).cancel()
 
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What repeats: `await jobs.schedules.list()`, `create`, `pause`, `resume`, `delete`, `run_now`, `preview`."""
+        return Schedules(self, self._schedules_changed)
+
+    def _schedules_changed(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.runner.schedules_changed()
+
     async def paused_queues(self) -> set[str]:
         """The queues nobody claims from, until `resume`."""
         return await self.ask(views.paused_queues)
@@ -308,9 +383,17 @@ class Jobs(Enqueuer):
             await asyncio.sleep(0.02)
 
     @property
+    def served_queues(self) -> frozenset[str]:
+        """The queues this Jobs was made to serve, by name."""
+        return self._serving.named
+
+    @property
     def is_degraded(self) -> bool:
-        """Jobs should run here, and cannot: Postgres is away. For a health check; requests are served all the same."""
-        return self._supervisor is not None and not self._supervisor.runner.is_connected
+        """Jobs should run here, and cannot: Postgres is away, or refuses. For a health check; requests are served all the same."""
+        if self._supervisor is None:
+            return False
+        runner = self._supervisor.runner
+        return not runner.is_connected or runner.cannot_claim
 
     def blockers(self) -> list[Blocked]:
         """Who blocked this process' event loop while jobs ran here, the latest last: jobs, or the application itself."""
@@ -349,25 +432,24 @@ class _On:
         self._jobs = jobs
         self._bound = ambient.bound(jobs, connection)
 
-    async def __aenter__(self) -> Jobs:
+    def __enter__(self) -> Jobs:
         self._bound.__enter__()
         return self._jobs
 
-    async def __aexit__(self, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bound.__exit__(None, None, None)
+
+    async def __aenter__(self) -> Jobs:
+        return self.__enter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        self.__exit__()
 
 
 def _checked_guard(guard: object) -> Guard | None:
     if guard is None or isinstance(guard, Guard):
         return guard
     raise InvalidOption(f"guard={guard!r} is no guard; pass Guard(lag=…, blocked=…), or None to have none")
-
-
-def _pools(queues: Mapping[str, int | None] | None, slots: int | None) -> Callable[[], Sequence[Pool]]:
-    for queue in queues or ():
-        check_name(queue, "queue")
-    make_pools(queues, slots)  # refuse what makes no sense now
-    return lambda: make_pools(queues, slots)
 
 
 @asynccontextmanager

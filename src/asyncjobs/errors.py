@@ -17,11 +17,14 @@
     │   ├── SchemaTooOld
     │   └── SchemaTooNew
     ├── JobNotFound         no job has this id, or its transaction has not committed (LookupError)
+    ├── ScheduleNotFound    no schedule has this name                                (LookupError)
     ├── JobUnsuccessful     what `Handle.result` raises for a job without a result   (RuntimeError)
     │   ├── JobFailed
     │   ├── JobCancelled
     │   └── JobSkipped
     ├── ResultNotStored     the job completed, but its result could not be kept      (ValueError)
+    ├── JobNotPublished     a job wants the event it is about, and there is none     (LookupError)
+    ├── DuplicateJob        a job was to be rejected because one like it exists      (ValueError)
     ├── LeaseLost           this runner no longer holds the job                      (RuntimeError)
     └── AlreadyCompleted    a job was completed a second time                        (RuntimeError)
 """
@@ -128,6 +131,14 @@ class JobNotFound(JobsError, LookupError):
         self.job_id = job_id
 
 
+class ScheduleNotFound(JobsError, LookupError):
+    """No schedule has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r:.160}; `jobs.schedules.list()` has them all")
+        self.name = name
+
+
 class JobUnsuccessful(JobsError, RuntimeError):
     """The job is final and has no result."""
 
@@ -154,6 +165,21 @@ class RemoteTraceback(Exception):
 
 class ResultNotStored(JobsError, ValueError):
     """The job completed, but what it returned could not be stored."""
+
+
+class JobNotPublished(JobsError, LookupError):
+    """A job asks for the event it is about, and was not published."""
+
+
+class DuplicateJob(JobsError, ValueError):
+    """A job was not stored, because one with its unique key exists and it was to be rejected then."""
+
+    def __init__(self, job_id: int, kind: str) -> None:
+        super().__init__(
+            f"job {job_id} has the unique key of this {kind}, which was not stored; the transaction goes on. Leave "
+            "on_conflict='reject' out to be given that one's handle instead"
+        )
+        self.job_id = job_id
 
 
 class LeaseLost(JobsError, RuntimeError):

@@ -8,14 +8,18 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from asyncjobs._define.codec import Codec
-from asyncjobs._define.handle import Handle, typed_reader
+from asyncjobs._define.handle import Handle, reader_by_kind, typed_reader
 from asyncjobs._define.keys import Chosen
+from asyncjobs._define.locking import locked
+from asyncjobs._define.uniqueness import unique
 from asyncjobs._enqueue.ambient import which
+from asyncjobs._enqueue.carried import meta_of
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._enqueue.options import check_later_options
 from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.options import DefinitionOptions, definition_options, stored_options
+from asyncjobs._model.queues import QueueRegistry, place_of, queues
 from asyncjobs.errors import InvalidInput, InvalidOption
 
 R = TypeVar("R")
@@ -34,29 +38,39 @@ class Prepared(Generic[R]):
     call: Mapping[str, Any]  #: the options of this call
     chosen: Chosen  #: what its keys are made of
 
-    def new_job(self, codec: Codec) -> NewJob:
+    def new_job(self, codec: Codec, registry: QueueRegistry = queues) -> NewJob:
         """The job to store. Raises InvalidInput."""
+        job = self._unkeyed_job(codec, registry)
+        lock = self.call["lock"] if "lock" in self.call else self.defined.get("lock")
+        if lock:
+            job = locked(job, lock, self.chosen)
+        alike = self.call["unique"] if "unique" in self.call else self.defined.get("unique")
+        return unique(job, alike, self.chosen) if alike else job
+
+    def _unkeyed_job(self, codec: Codec, registry: QueueRegistry) -> NewJob:
         call, options = self.call, self.defined
         if not call:
-            meta = options.get("meta")
+            meta = meta_of(options)
+            queue, priority = place_of(options, registry)
             return NewJob(
                 kind=self.kind,
                 method=self.method,
                 args=self.encode(codec),
-                queue=options["queue"],
-                priority=options["priority"],
+                queue=queue,
+                priority=priority,
                 max_attempts=options["max_attempts"],
                 tags=options.get("tags"),
                 meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
             )
         merged = {**options, **call}
-        meta = merged.get("meta")
+        meta = meta_of(merged)
+        queue, priority = place_of(merged, registry)
         return NewJob(
             kind=self.kind,
             method=self.method,
             args=self.encode(codec),
-            queue=merged["queue"],
-            priority=merged["priority"],
+            queue=queue,
+            priority=priority,
             max_attempts=merged["max_attempts"],
             delay=seconds(call["delay"], "delay") if "delay" in call else None,
             scheduled_at=call.get("at"),
@@ -89,7 +103,14 @@ async def enqueue_many(
             )
     jobs, on = which(jobs, on)
     codec = codec_of(jobs)
-    ids = await jobs.store([call.new_job(codec) for call in calls], on)
+    new = [call.new_job(codec, jobs.registry) for call in calls]
+    if [job for job in new if job.unique_key is not None]:
+        stored = await jobs.store_unique(new, on)
+        return [
+            call.handle(job_id, jobs, codec) if created else Handle(job_id, False, jobs, reader_by_kind(codec))
+            for call, (job_id, created) in zip(calls, stored, strict=True)
+        ]
+    ids = await jobs.store(new, on)
     return [call.handle(job_id, jobs, codec) for call, job_id in zip(calls, ids, strict=True)]
 
 

@@ -172,10 +172,10 @@ class Coalescer:
                 if is_transient(error) or is_closed(session.connection):
                     await abandon(session.connection)
                     await self._let_go()
-                honest = _honest(error)
-                if honest is error:
+                told = honest(error)
+                if told is error:
                     raise
-                raise honest from error
+                raise told from error
 
     async def _held(self) -> Session:
         await self._stay()
@@ -280,7 +280,7 @@ def _fail(orders: Iterable[_Order], error: Exception) -> None:
             order.ids.set_exception(error)
 
 
-def _honest(error: Exception) -> Exception:
+def honest(error: Exception) -> Exception:
     """What to tell a caller: whether the job was stored, where that is in doubt."""
     words = f"{type(error).__name__}: {error}"
     if isinstance(error, WrongConnection):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
+from asyncjobs._enqueue.carried import Carried, carried_by_name
 from asyncjobs._enqueue.coalescer import Coalescer
+from asyncjobs._enqueue.middleware import Layer
+from asyncjobs._enqueue.undeclared import Undeclared
+from asyncjobs._enqueue.unique import store_alone
 from asyncjobs._enqueue.waiter import Waiter
 from asyncjobs._model.job import Job, Lane, NewJob
+from asyncjobs._model.queues import QueueRegistry, queues
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
 from asyncjobs._store.faults import is_lost, is_missing_schema, is_rolled_back
@@ -16,6 +22,7 @@ from asyncjobs._store.foreign import explained, join
 from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
+from asyncjobs._store.unique import Stored, insert_unique
 from asyncjobs.errors import DatabaseUnavailable, SchemaMissing, WhichJobs
 
 P = ParamSpec("P")
@@ -42,6 +49,10 @@ class Enqueuer:
         self.payload_limit = payload_limit
         self.runner: LocalRunner | None = None
         self._source = source
+        self.registry: QueueRegistry = queues  #: which queues there are
+        self._undeclared = Undeclared()
+        self.carried: Mapping[str, Carried] = carried_by_name(())  #: the context that travels with jobs
+        self.middleware: Sequence[Layer] = ()
         self._closing = False
         self._coalescer = Coalescer(source, schema, self._stored)
         self._waiter = Waiter(source, schema, listen=listen)
@@ -50,11 +61,7 @@ class Enqueuer:
         """Store *jobs*; their ids in the order given. On *on*, they commit or roll back with everything else there."""
         if not jobs:
             return []
-        if self._closing:
-            raise WhichJobs(
-                f"{self!r} is being closed, and stores no more jobs; enqueue before the end of its block"
-            )
-        lanes = lanes_of(jobs)
+        lanes = self._lanes_taken(jobs)
         if on is None:
             ids = await self._coalescer.insert(jobs, wake=not self._serves(lanes))
             self._wake(lanes)
@@ -68,6 +75,39 @@ class Enqueuer:
         elif joined.on_commit is not None and self.runner is not None:
             joined.on_commit(lambda: self._wake(lanes))
         return ids
+
+    async def store_unique(self, jobs: Sequence[NewJob], on: Any) -> list[Stored]:
+        """Store *jobs* of which some are unique: each job, and whether it was stored now. Raises DuplicateJob."""
+        lanes = self._lanes_taken(jobs)
+        if on is None:
+            stored = await store_alone(self._source, self.schema, jobs, wake=not self._serves(lanes))
+            self._wake(lanes)
+            return stored
+        joined = await join(on)
+        wake = not (joined.commits_itself and self._serves(lanes))
+        session = Session(joined.connection, self.schema)
+        with explained(joined, "the job was stored"):
+            stored = await insert_unique(session, jobs, wake=wake, commits_itself=joined.commits_itself)
+        if joined.commits_itself:
+            self._wake(lanes)
+        elif joined.on_commit is not None and self.runner is not None:
+            joined.on_commit(lambda: self._wake(lanes))
+        return stored
+
+    def _lanes_taken(self, jobs: Sequence[NewJob]) -> list[Lane]:
+        """The lanes *jobs* go to. Raises WhichJobs when nothing is taken any more."""
+        if self._closing:
+            raise WhichJobs(
+                f"{self!r} is being closed, and stores no more jobs; enqueue before the end of its block"
+            )
+        lanes = lanes_of(jobs)
+        if self.registry:
+            self._undeclared.look_at(lanes, self.registry)
+        return lanes
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop all this happens on. Raises WhichJobs, and MisusedJobs after a fork."""
+        raise NotImplementedError
 
     def _stored(self, jobs: Sequence[NewJob]) -> None:
         """*jobs* were stored for somebody who has stopped waiting for it."""

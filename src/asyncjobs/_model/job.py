@@ -28,6 +28,8 @@ class NewJob:
     options: Mapping[str, Any] | None = None  #: timeout and backoff, when given for this one job
     unique_key: str | None = None  #: at most one live job has it
     unique_to_start: bool = False  #: until it is claimed; else until it is final
+    unique_window: float | None = None  #: seconds for which its key is taken in any case
+    on_conflict: Sequence[str] = ()  #: what becomes of the one that has the key
     lock_key: str | None = None  #: at most *lock_slots* running jobs have it
     lock_slots: int = 1
 
@@ -66,6 +68,7 @@ class ClaimedJob(NamedTuple):
     tags: Sequence[str] | None
     options: str | None
     scheduled_at: datetime
+    lock_key: str | None = None
 
 
 @attrs.frozen

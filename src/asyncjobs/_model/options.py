@@ -12,6 +12,9 @@ from typing import Any, Literal, TypedDict, cast
 
 from asyncjobs._model.backoff import Backoff, Exponential, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.outcome import Kept
+from asyncjobs._model.lock import LockLike, lock_of
+from asyncjobs._model.unique import UniqueLike, unique_of
 from asyncjobs.errors import InvalidOption
 
 
@@ -19,32 +22,41 @@ class JobOptions(TypedDict, total=False):
     """What may be said of a job anywhere."""
 
     queue: str
-    priority: int  #: smallint; lower runs sooner inside a queue
+    app: str | None  #: the part of the application it belongs to: its queue is `<app>_<queue>`
+    priority: int  #: smallint; lower runs sooner inside a queue; that of its queue, else 0
     max_attempts: int
     timeout: Duration | None  #: of one attempt
     backoff: Backoff
+    unique: UniqueLike  #: of the jobs that are alike, one is in the queue
+    lock: LockLike  #: of the jobs that are alike, so many run at a time
     tags: Sequence[str]
     meta: Mapping[str, Any]
+    context: Mapping[str, Any]  #: what is current where it runs, by name, in place of what is current here
 
 
 class DefinitionOptions(JobOptions, total=False):
     """What may be said where a job is defined."""
 
     kind: str
+    keep: Literal["row", "without args", "nothing"]  #: what stays of a job that is final
+    keep_failed: Literal["row", "without args", "nothing"]  #: what stays of one that failed
+    overtime: bool  #: its timeout may be longer than `Jobs(timeout=…)` allows
     #: the processes that run it: any, or only those that serve no requests
     placement: Literal["anywhere", "standalone"]
 
 
 DEFAULTS: JobOptions = {
     "queue": "default",
-    "priority": 0,
     "max_attempts": 10,
     "timeout": None,
     "backoff": Exponential(),
 }
 
 JOB_WORDS = frozenset(JobOptions.__annotations__)
-DEFINITION_WORDS = JOB_WORDS | {"kind", "placement"}
+DEFINITION_WORDS = JOB_WORDS | {"kind", "placement", "keep", "keep_failed", "overtime"}
+
+KEPT = {"row": None, "without args": Kept.WITHOUT_ARGS, "nothing": Kept.NOTHING}
+"""The words for what stays of a job."""
 
 PLACEMENTS = ("anywhere", "standalone")
 
@@ -81,10 +93,12 @@ def check_values(given: Mapping[str, Any]) -> None:
     """Refuse a value that makes no sense, at the earliest point."""
     if "queue" in given:
         check_name(given["queue"], "queue")
+    if given.get("app") is not None:
+        check_name(given["app"], "app")
     if "priority" in given:
-        _check_smallint(given["priority"], "priority", -32768)
+        check_smallint(given["priority"], "priority", -32768)
     if "max_attempts" in given:
-        _check_smallint(given["max_attempts"], "max_attempts", 1)
+        check_smallint(given["max_attempts"], "max_attempts", 1)
     if given.get("timeout") is not None and seconds(given["timeout"], "timeout") == 0:
         raise InvalidOption("timeout=0 leaves no time to run; leave it out for no timeout")
     if "backoff" in given and (
@@ -96,13 +110,20 @@ def check_values(given: Mapping[str, Any]) -> None:
         )
     if "tags" in given:
         _check_tags(given["tags"])
-    if "meta" in given and not isinstance(given["meta"], Mapping):
-        raise InvalidOption(f"meta={given['meta']!r} is not a dictionary")
+    if "unique" in given:
+        unique_of(given["unique"])
+    if "lock" in given:
+        lock_of(given["lock"])
+    for word in ("meta", "context"):
+        if word in given and not isinstance(given[word], Mapping):
+            raise InvalidOption(f"{word}={given[word]!r} is not a dictionary")
 
 
-def _check_smallint(value: object, name: str, lowest: int) -> None:
+def check_smallint(value: object, name: str, lowest: int) -> int:
+    """A whole number that a column of the database holds."""
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= 32767:
         raise InvalidOption(f"{name}={value!r} is not a whole number from {lowest} to 32767")
+    return value
 
 
 def _check_tags(tags: object) -> None:
@@ -125,6 +146,13 @@ def definition_options(given: Mapping[str, Any], where: str) -> DefinitionOption
             f"placement={given['placement']!r:.160} is no place; say 'standalone' to keep a kind out of processes that "
             "serve requests, or 'anywhere'"
         )
+    for word in ("keep", "keep_failed"):
+        if word in given and given[word] not in KEPT:
+            raise InvalidOption(
+                f"{word}={given[word]!r:.160} is nothing to keep of a job; say one of {', '.join(map(repr, KEPT))}"
+            )
+    if not isinstance(given.get("overtime", False), bool):
+        raise InvalidOption(f"overtime={given['overtime']!r:.160} is neither True nor False")
     return cast("DefinitionOptions", dict(given))
 
 

@@ -43,6 +43,12 @@ async def prune_jobs(session: Session, keep: float, keep_failed: float, limit: i
     return pruned
 
 
+async def prune_windows(session: Session, limit: int) -> int:
+    """Forget up to *limit* keys of unique jobs whose window is over."""
+    pruned: int = await session.fetchval("prune_windows", limit)
+    return pruned
+
+
 async def restore_ballast(session: Session) -> int:
     """Put the planner's ballast back: how many rows were missing."""
     return len(await session.fetch("restore_ballast"))

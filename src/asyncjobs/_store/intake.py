@@ -48,7 +48,7 @@ async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int
             wake,
         )
     except Exception as error:
-        _explain(session, error)
+        explain(session, error)
         raise
     job_id: int = row[0]
     return job_id
@@ -56,7 +56,7 @@ async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int
 
 async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = True) -> list[int]:
     """Store *jobs* in one statement; their ids in the order given. The rest as `insert_job`."""
-    text = orjson.dumps([_as_json(job) for job in jobs]).decode()
+    text = orjson.dumps([as_json(job) for job in jobs]).decode()
     if len(text) > MOST_JSON:
         raise InvalidInput(
             f"{len(jobs):,} jobs of {len(text):,} bytes are too much for one statement, which takes {MOST_JSON:,}; "
@@ -65,12 +65,12 @@ async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = 
     try:
         rows = await session.fetch("insert_jobs", text, wake)
     except Exception as error:
-        _explain(session, error)
+        explain(session, error)
         raise
     return [row[0] for row in rows]
 
 
-def _explain(session: Session, error: Exception) -> None:
+def explain(session: Session, error: Exception) -> None:
     """Raise what the caller can act on, where Postgres' own words do not say it."""
     if is_missing_schema(error):
         raise SchemaMissing(session.schema) from error
@@ -82,7 +82,8 @@ def _explain(session: Session, error: Exception) -> None:
         raise WrongConnection("this connection is read-only; enqueue on one that may write") from error
 
 
-def _as_json(job: NewJob) -> dict[str, Any]:
+def as_json(job: NewJob) -> dict[str, Any]:
+    """*job* as insert_jobs.sql reads it."""
     stored: dict[str, Any] = {
         "queue": job.queue,
         "kind": job.kind,

@@ -8,7 +8,7 @@ import anyio
 import attrs
 
 from asyncjobs._engine.link import Patience
-from asyncjobs._store.chores import prune_jobs, restore_ballast
+from asyncjobs._store.chores import prune_jobs, prune_windows, restore_ballast
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
@@ -50,4 +50,6 @@ class Janitor:
         forgotten = 0
         while pruned := await prune_jobs(session, self._retention.finished, self._retention.failed, A_CHUNK):
             forgotten += pruned
+        while await prune_windows(session, A_CHUNK):
+            pass
         return forgotten

@@ -11,3 +11,11 @@ alter table asyncjobs.live_jobs
   add check ((lock_key is null) = (lock_slots is null));
 
 create unique index live_jobs_unique on asyncjobs.live_jobs (unique_key) where unique_key is not null;
+
+-- Keys that are taken for a while, whatever becomes of the job. Only jobs with a window come here.
+create table asyncjobs.unique_windows (
+  unique_key text collate "C" primary key,
+  job bigint,                                  -- who took it last; null for the moment in which that is being stored
+  expires_at timestamptz not null
+);
+create index unique_windows_expires_at on asyncjobs.unique_windows (expires_at);

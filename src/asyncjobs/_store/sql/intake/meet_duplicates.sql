@@ -1,0 +1,80 @@
+-- Find the jobs that have the keys of these, which were not stored because of them, and change those that wait as was asked.
+--
+-- $1 text     a JSON array of jobs, as for insert_jobs.sql; `replace` and `reschedule` say what to change
+-- $2 boolean  whether to keep those that wait from being claimed until this transaction ends
+-- Returns key and id of those found; one that runs is left alone. What is not found is free again, or was claimed just now:
+-- store it. Without $2 a duplicate writes nothing: who commits nothing with it has committed before, so
+-- whoever runs the job later sees it. Shared, so that those who only look do not wait for each other.
+-- A row that somebody is changing is waited for and looked at again: a runner may claim it. One that runs is not locked, for
+-- its runner would have to wait until this transaction is over. One whose inputs are replaced lets go of the lock that was handed to it
+-- for the old ones (0003_locks.sql).
+with given as materialized (
+  select distinct on (new.unique_key) new.*   -- the last one said wins
+    from rows from (jsonb_to_recordset($1::text::jsonb)
+      as (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
+              delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
+              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint,
+              "window" double precision, replace boolean, reschedule boolean)) with ordinality
+      as new (queue, kind, method, args, priority, max_attempts, delay, scheduled_at, tags, meta, options,
+              unique_key, unique_to_start, lock_key, lock_slots, "window", replace, reschedule, nth)
+   order by new.unique_key, new.nth desc
+), found as materialized (
+  select id, unique_key, runner is not null as runs
+    from asyncjobs.live_jobs
+   where unique_key = any (array(select unique_key from given))
+), kept as materialized (
+  select id, unique_key
+    from asyncjobs.live_jobs
+   where unique_key = any (array(select unique_key from given where replace is null and reschedule is null))
+     and runner is null and $2::boolean
+   order by unique_key
+     for share
+), held as materialized (
+  select id, lock_key
+    from asyncjobs.live_jobs
+   where unique_key = any (array(select unique_key from given where replace or reschedule)) and runner is null
+   order by unique_key
+     for update
+), timed as materialized (
+  select given.*, coalesce(scheduled_at, statement_timestamp() + delay * interval '1 s', statement_timestamp()) as due,
+         scheduled_at > statement_timestamp() or delay > 0::float8 as later
+    from given
+), changed as (
+  update asyncjobs.live_jobs live
+     set kind = case when replace then timed.kind else live.kind end,
+         method = case when replace then timed.method else live.method end,
+         args = case when replace then timed.args else live.args end,
+         meta = case when replace then timed.meta else live.meta end,
+         tags = case when replace then timed.tags else live.tags end,
+         options = case when replace then timed.options else live.options end,
+         lock_key = case when replace then timed.lock_key else live.lock_key end,
+         lock_slots = case when replace then timed.lock_slots else live.lock_slots end,
+         scheduled_at = case when reschedule then timed.due else live.scheduled_at end,
+         state = case when reschedule and timed.later then 1
+                      when reschedule and live.state in (1, 2) or replace and live.state = 3
+                      then case when live.crashes > 0 then 4 else 0 end
+                      else live.state end
+    from timed
+   where live.id = any (array(select id from held)) and live.unique_key = timed.unique_key
+  returning live.id, live.unique_key, live.queue, live.lock_key
+), known as (
+  update asyncjobs.unique_windows
+     set job = found.id
+    from found
+   where unique_windows.unique_key = found.unique_key and unique_windows.job is null
+)
+select unique_key, id, null::text as woken, null::integer as freed from kept
+union all
+select changed.unique_key, changed.id, asyncjobs.wake(changed.queue),
+       case when held.lock_key <> coalesce(changed.lock_key, '') then asyncjobs.let_go(changed.id) end
+  from changed join held using (id)
+union all
+select unique_key, id, null, null
+  from found
+ where runs or not $2::boolean and unique_key in (select unique_key from given where replace is null and reschedule is null)
+union all
+select unique_key, job, null, null
+  from asyncjobs.unique_windows
+ where unique_key = any (array(select unique_key from given where "window" is not null))
+   and job is not null and expires_at > statement_timestamp()
+   and unique_key not in (select unique_key from found)
