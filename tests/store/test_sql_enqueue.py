@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, text
 
 from asyncjobs import InvalidOption, Jobs, Later, job
@@ -96,7 +97,7 @@ async def test_the_drivers_pass_it_what_they_have(dsn: str) -> None:
         with psycopg.connect(dsn) as connection:
             connection.execute(
                 "select asyncjobs.enqueue(%s, %s, %s)",
-                ("b", psycopg.types.json.Jsonb({"n": 2}), psycopg.types.json.Jsonb({"queue": "q"})),
+                ("b", Jsonb({"n": 2}), Jsonb({"queue": "q"})),
             )
         engine = create_engine(sqlalchemy_url(dsn, "psycopg"))
         with engine.begin() as begun:
@@ -168,7 +169,7 @@ OPTIONS = st.fixed_dictionaries(
 
 async def later_or_refused(db: Any, name: str, options: dict[str, Any]) -> int | None:
     try:
-        return (await greet.set(on=db, **options).later(name)).id  # type: ignore[typeddict-item]
+        return (await greet.set(on=db, **options).later(name)).id
     except InvalidOption:
         return None
 

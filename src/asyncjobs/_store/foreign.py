@@ -41,6 +41,11 @@ class Joined:
     )
     is_sync: bool = False  #: it is of sync code, and nothing over it suspends
 
+    @property
+    def tells_here(self) -> bool:
+        """A statement is committed when it returns, on the event loop: a runner of this process can be told right then."""
+        return self.commits_itself and not self.is_sync
+
 
 def is_sync(on: Any) -> bool:
     """Whether *on* is a connection of sync code, joined."""
