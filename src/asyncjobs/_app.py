@@ -15,6 +15,8 @@ import anyio
 import attrs
 
 from asyncjobs._asgi import ASGIApp, Lifespan, StatefulLifespan, Wrapped, around
+from asyncjobs._bus.events import current_event
+from asyncjobs._bus.publisher import Publisher
 from asyncjobs._define import registry
 from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
@@ -25,12 +27,12 @@ from asyncjobs._engine.supply import missing
 from asyncjobs._engine.telling import MOST_TRACEBACK
 from asyncjobs._enqueue import ambient
 from asyncjobs._enqueue.carried import Carried, carried_by_name
-from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._enqueue.middleware import layers
 from asyncjobs._guard.blocked import Blocked
 from asyncjobs._guard.guard import Guard
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.events import Event
 from asyncjobs._model.job import Job
 from asyncjobs._model.modes import Modes, modes_by_hand
 from asyncjobs._model.options import check_name, check_words
@@ -57,7 +59,7 @@ logger = logging.getLogger("asyncjobs")
 R = TypeVar("R")
 
 
-class Jobs(Enqueuer):
+class Jobs(Publisher):
     """An application's jobs.
 
     One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
@@ -117,7 +119,8 @@ class Jobs(Enqueuer):
             registry=self.registry,
         )
         self._undeclared.served = self._serving.named
-        self._provide = dict(provide or {})
+        self._provide = self.provided = {Event: current_event, **(provide or {})}
+        self.application = check_name(application, "application")
         self._around = Around(
             middleware=layers(middleware),
             carried=carried_by_name(context),
@@ -135,9 +138,10 @@ class Jobs(Enqueuer):
             vigilance=vigilance or Vigilance(),
             guard=_checked_guard(guard),
             shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
+            beside=(self.subscribe_always,),
             schedules=Declared(
                 None if schedules is None else check_schedules(schedules),
-                check_name(application, "application"),
+                self.application,
             ),
         )
         self._opened: tuple[asyncio.AbstractEventLoop, int] | None = None
@@ -188,6 +192,7 @@ class Jobs(Enqueuer):
         self._check_provided()
         async with self._open():
             await self._check_schema()
+            await self.subscribe_now()
             self._supervisor = Supervisor(
                 self,
                 lambda: Runner(self, self._own_source, codec_of(self), settings),
@@ -248,16 +253,16 @@ class Jobs(Enqueuer):
 
     async def store(self, jobs: Sequence[Any], on: Any) -> list[int]:
         if on is None or not is_sync(on):  # a sync connection needs no loop, and the Jobs need not be open
-            self._check_open()
+            self.check_open()
         return await super().store(jobs, on)
 
     async def store_unique(self, jobs: Sequence[Any], on: Any) -> list[Any]:
         if on is None or not is_sync(on):
-            self._check_open()
+            self.check_open()
         return await super().store_unique(jobs, on)
 
     def connection(self) -> Any:
-        self._check_open()
+        self.check_open()
         return super().connection()
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -266,7 +271,7 @@ class Jobs(Enqueuer):
         self._check_process()
         return self._opened[0]
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self.loop() is not asyncio.get_running_loop():
             raise MisusedJobs(
                 f"{self!r} is open on another event loop; enqueue on that one: from a thread with `….later_sync(…)`"

@@ -28,6 +28,8 @@ def dependency(annotation: Any) -> Any:
         wanted = get_args(annotation)[0]
         some = [each for each in _alternatives(wanted) if each is not NoneType]
         return some[0] if len(some) == 1 else wanted
+    if getattr(annotation, "__asyncjobs_supplied__", False):  # what asyncjobs itself supplies
+        return annotation
     found = [dependency(each) for each in _alternatives(annotation)]
     return next((each for each in found if each is not None), None)
 

@@ -10,14 +10,14 @@ from typing import Any, ClassVar, TypeVar, Unpack, overload
 
 import attrs
 
-from asyncjobs._define.call import Call, is_async, is_generator
+from asyncjobs._define.call import Call, Hooks, is_async, is_generator
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import BoundJob, Definition
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue, enqueue_many
 from asyncjobs._define.faithful import difference, shorten
 from asyncjobs._define.from_sync import enqueue_sync
 from asyncjobs._define.handle import Handle
-from asyncjobs._define.hooks import HOOKS, RUN_HOOKS, Hooks, check_hooks, hooks_of
+from asyncjobs._define.hooks import HOOKS, RUN_HOOKS, check_hooks, hooks_of
 from asyncjobs._define.keys import ARGUMENTS, Inputs, check_class_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
 from asyncjobs._define.signature import (
@@ -264,8 +264,9 @@ class Service:
                 names
             )
 
+        on_enqueue = instance.on_enqueue if "on_enqueue" in self._hooks else None  # type: ignore[attr-defined]
         return Prepared(
-            self.kind, name, method.what, encode, method.signature.result_type, method.options, call, chosen
+            self.kind, name, method.what, encode, method.signature.result_type, method.options, call, chosen, on_enqueue
         )
 
     def check_takes_nothing(self, name: str) -> None:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Any
@@ -17,7 +17,8 @@ import attrs
 
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.registry import is_standalone, kinds_for_anywhere
-from asyncjobs._engine.attempt import Attempt, error_json
+from asyncjobs._engine.around import NOTHING_AROUND, Around
+from asyncjobs._engine.attempt import Attempt
 from asyncjobs._engine.claimer import Claimer, Rhythm
 from asyncjobs._engine.completer import Completer
 from asyncjobs._engine.context import RunningJob, enter, job_in
@@ -25,6 +26,7 @@ from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.pace import Pace
 from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.supply import Provide
+from asyncjobs._engine.telling import error_json
 from asyncjobs._engine.turnstile import MOST_IN_LINE, Turnstile
 from asyncjobs._enqueue.ambient import bind
 from asyncjobs._enqueue.enqueuer import Enqueuer
@@ -39,13 +41,15 @@ from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.modes import Modes
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import LiveState
-from asyncjobs._store.claims import Caution, Claim, absolve_jobs, finish_jobs
+from asyncjobs._schedule.ticker import Declared, Ticker
+from asyncjobs._store.claims import Caution, Claim, absolve_jobs, finish_jobs, return_jobs
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs._upkeep.janitor import Janitor, Retention
 
 logger = logging.getLogger("asyncjobs")
 
+FAILING = 3  #: claims in a row
 HURRIED = 1.0  #: seconds for writing what jobs came to, when the runner stops in a hurry
 
 
@@ -55,6 +59,7 @@ class Settings:
 
     pools: Callable[[], Sequence[Pool]]
     provide: Provide
+    around: Around = NOTHING_AROUND
     retention: Retention
     modes: Modes | None = None  #: None: found out by trying
     vigilance: Vigilance = attrs.field(factory=Vigilance)
@@ -62,7 +67,10 @@ class Settings:
     shutdown: float = 8.0  #: seconds to stop in, all in all
     kinds: Callable[[], frozenset[str]] = kinds_for_anywhere
     guard: Guard | None = attrs.field(factory=Guard)
+    name: str | None = None  #: in the list of runners; None: host:pid
     standalone: bool = False  #: this process serves no requests: there is nothing to give way to
+    schedules: Declared = attrs.field(factory=Declared)
+    beside: Sequence[Callable[[], Awaitable[None]]] = ()  #: what else goes on as long as jobs run here
 
 
 class Runner:
@@ -96,6 +104,7 @@ class Runner:
             is_empty=lambda: not self._held and not self._attempts,
             caution=Caution(settings.vigilance.alone, settings.vigilance.max_crashes),
             gives_way=gives_way,
+            registry=jobs.registry,
         )
         self._completer = Completer(
             source,
@@ -104,9 +113,12 @@ class Runner:
             self._settled,
             expects_more=lambda: gives_way and bool(self._attempts),
         )
-        keeper = Keeper(source, schema, self._identity, settings.vigilance, modes=settings.modes)
+        keeper = Keeper(
+            source, schema, self._identity, settings.vigilance, modes=settings.modes, name=settings.name
+        )
         self._keeper = KeeperThread(keeper, self._identity, self)
         self._janitor = Janitor(source, schema, settings.retention)
+        self._ticker = Ticker(source, jobs, codec, settings.schedules)
         self.blockers: deque[Blocked] = deque(maxlen=KEPT)  #: who blocked the loop, the latest last
         self._turnstile = Turnstile() if gives_way else None
         for pool in self._pools if gives_way else ():
@@ -128,8 +140,10 @@ class Runner:
         self._owner = asyncio.current_task()
         bind(self._jobs)  # every task begun below inherits it
         async with anyio.create_task_group() as self._tasks:
-            for long_lived in (self._keeper.run, self._completer.run, self._claimer.run, self._janitor.run):
-                self._tasks.start_soon(long_lived)
+            for long_lived in (self._keeper, self._completer, self._claimer, self._janitor, self._ticker):
+                self._tasks.start_soon(long_lived.run)
+            for other in self._settings.beside:
+                self._tasks.start_soon(other)
             if self._watch is not None:
                 self._tasks.start_soon(self._watch.run)
 
@@ -140,8 +154,10 @@ class Runner:
         with it, and what ends this runner's task group does not end the job. (As anyio's child it would cost 18 to 34 µs, not 4.)
         """
         started = time.perf_counter()
-        running = RunningJob(job, self._jobs, self._codec, self._finish_in, started)
-        attempt = Attempt(job, running, self._codec, self._settings.provide, started=started)
+        running = RunningJob(job, self._jobs, self._codec, self._settle_in, started)
+        attempt = Attempt(
+            job, running, self._codec, self._settings.provide, started=started, around=self._settings.around
+        )
         earlier = self._attempts.get(job.id)
         if earlier is not None:  # under a claim that is over, or there would not be this one
             earlier.stop("lost")
@@ -244,11 +260,15 @@ class Runner:
         """Somebody cancels every task of the loop, as asyncio.run does at its end."""
         return self._owner is not None and self._owner.cancelling() > 0
 
-    async def _finish_in(self, session: Session, finished: Finished) -> bool:
-        """Complete a job in a transaction of its own, under whichever incarnation holds it now."""
+    async def _settle_in(self, session: Session, outcome: Outcome) -> bool:
+        """Write what a job came to in a transaction of its own, under whichever incarnation holds it now."""
         while True:
             incarnation = await self._identity.known()
-            if await finish_jobs(session, incarnation, [finished]):
+            if isinstance(outcome, Finished):
+                written = await finish_jobs(session, incarnation, [outcome])
+            else:
+                written = await return_jobs(session, incarnation, [outcome])
+            if written:
                 return True
             if self._identity.current == incarnation:
                 return False
@@ -276,6 +296,8 @@ class Runner:
     def _settled(self, job: ClaimedJob | Claim) -> None:
         if self._held.get(job.id) == job.token:  # else it is held by a later claim
             del self._held[job.id]
+            if isinstance(job, ClaimedJob) and job.lock_key is not None:
+                self._claimer.wake()  # who waited for its lock has it now
             if not self._held:
                 self._claimer.emptied()
 
@@ -293,6 +315,9 @@ class Runner:
 
     def queues_changed(self) -> None:
         self._claimer.look_again()
+
+    def schedules_changed(self) -> None:
+        self._ticker.look()
 
     def held(self) -> Sequence[Claim]:
         return [Claim(job_id, token) for job_id, token in list(self._held.items())]
@@ -356,6 +381,11 @@ class Runner:
     def is_connected(self) -> bool:
         """Whether it has a place among the runners: jobs are claimed."""
         return self._identity.current is not None
+
+    @property
+    def cannot_claim(self) -> bool:
+        """Claims fail, one after the other, whatever the keeper says."""
+        return self._claimer.failures >= FAILING
 
     @property
     def modes(self) -> Modes | None:
