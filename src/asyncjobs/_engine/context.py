@@ -13,18 +13,22 @@ from contextvars import Context, ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
+from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
+from asyncjobs._engine.verdict import ended, outcome_of
 from asyncjobs._enqueue.ambient import transaction, which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.job import ClaimedJob
-from asyncjobs._model.outcome import Finished
-from asyncjobs._model.states import FinalState
+from asyncjobs._model.outcome import Outcome
+from asyncjobs._model.schedule import tick_of
+from asyncjobs._model.states import FinalState, JobState
+from asyncjobs._model.verbs import Finish, Verb
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
 from asyncjobs._store.foreign import Joined, explained, join
 from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
-from asyncjobs.errors import AlreadyCompleted, InvalidInput, LeaseLost, WrongConnection
+from asyncjobs.errors import AlreadyCompleted, InvalidInput, InvalidOption, LeaseLost, WrongConnection
 
 logger = logging.getLogger("asyncjobs")
 
@@ -68,7 +72,16 @@ class CurrentJob(Protocol):
     def scheduled_at(self) -> datetime | None:
         """When it was due."""
 
-    result: Any  #: what `transaction()` completes the job with
+    @property
+    def tick(self) -> datetime | None:
+        """The tick of a schedule it was enqueued for, which may have been missed; None where there was none."""
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """Its inputs as they are stored; a copy, which may be changed to no effect."""
+        ...
+
+    result: Any  #: what `transaction()` completes the job with; a verb, as `Snooze(60)`, settles it as returning that would
 
     def transaction(self) -> AbstractAsyncContextManager[Connection]:
         """A transaction that commits what is written in it and the job's completion, or neither.
@@ -83,6 +96,12 @@ class CurrentJob(Protocol):
 
         When that transaction is rolled back after all, the job may be completed again, in another; else it failed.
         Raises LeaseLost, AlreadyCompleted and WrongConnection.
+        """
+
+    async def settle(self, verb: Verb, *, on: Any) -> None:
+        """Say what becomes of the job on *on*, as its last statement: `settle(Retry(60), on=session)`.
+
+        It commits with what is written there, or rolls back with it; for the rest it is as `complete`.
         """
 
 
@@ -103,13 +122,13 @@ class RunningJob:
         job: ClaimedJob,
         jobs: Enqueuer,
         codec: Codec,
-        finish: Callable[[Session, Finished], Any],
+        write: Callable[[Session, Outcome], Any],
         started: float,
     ) -> None:
         self._job = job
         self._jobs = jobs
         self._codec = codec
-        self._finish = finish
+        self._write = write
         self.started = started  #: on the performance counter
 
     @property
@@ -146,6 +165,10 @@ class RunningJob:
         meta = from_json(self._job.meta)
         return meta if isinstance(meta, dict) else {}  # somebody else may have written it
 
+    @property
+    def tick(self) -> datetime | None:
+        return tick_of(self.meta)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         if self.is_asked:
@@ -155,15 +178,28 @@ class RunningJob:
         self._check_open(None)
         async with transaction(self._jobs, self._has_committed) as joined:
             yield joined.connection
-            await self._write(joined, self.result)
+            await self._settle(joined, self.result)
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        args = from_json(self._job.args)
+        return args if isinstance(args, dict) else {}
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
+        await self._settle_on(on, result, "complete")
+
+    async def settle(self, verb: Verb, *, on: Any) -> None:
+        if not isinstance(verb, Verb):
+            raise InvalidOption(f"settle() got {verb!r:.160}; pass a verb, as in settle(Retry(60), on=session)")
+        await self._settle_on(on, verb, "settle")
+
+    async def _settle_on(self, on: Any, result: Any, word: str) -> None:
         joined = await join(on)
         if joined.commits_itself:
             raise WrongConnection(
-                "complete(on=…) needs an open transaction, so that the job and its data commit together; begin one first"
+                f"{word}(on=…) needs an open transaction, so that the job and its data commit together; begin one first"
             )
-        await self._write(joined, result)
+        await self._settle(joined, result)
         self.handed_over, self._owner, self._is_open = True, id(joined.owner), joined.is_open
 
     @property
@@ -185,10 +221,26 @@ class RunningJob:
         if self.awaits_commit and (joined is None or self._owner != id(joined.owner)):
             raise AlreadyCompleted(self._job.id)
 
-    async def _write(self, joined: Joined, result: Any) -> None:
+    async def _settle(self, joined: Joined, result: Any) -> None:
         self._check_open(joined)
         session = Session(joined.connection, self._jobs.schema)
-        finished = Finished(self._job, FinalState.COMPLETED, time.perf_counter() - self.started)
+        with explained(joined, "the job was completed"):
+            if await self._write(session, self._outcome(result)):
+                return
+            if self.handed_over:
+                job = await views.get_job(session, self._job.id)
+                if job is None or job.state is not JobState.RUNNING:
+                    raise AlreadyCompleted(self._job.id)
+        raise LeaseLost(self._job.id)
+
+    def _outcome(self, result: Any) -> Outcome:
+        """What becomes of the job that ends with *result*, a verb or what it would return."""
+        elapsed = time.perf_counter() - self.started
+        options = registry.find(self._job.kind).options_of(self._job.method)
+        if issubclass(type(result), Verb) and not isinstance(result, Finish):
+            return outcome_of(result, self._job, elapsed, options)
+        finished = ended(self._job, FinalState.COMPLETED, elapsed, options)
+        result = result.result if isinstance(result, Finish) else result
         try:
             finished.result = self._codec.encode_value(
                 result, self.result_type, what=f"the result of job {self.id}"
@@ -202,14 +254,7 @@ class RunningJob:
                 self.id,
                 self.kind,
             )
-        with explained(joined, "the job was completed"):
-            if await self._finish(session, finished):
-                return
-            if self.handed_over:
-                job = await views.get_job(session, self._job.id)
-                if job is not None and job.state.is_final:
-                    raise AlreadyCompleted(self._job.id)
-        raise LeaseLost(self._job.id)
+        return finished
 
 
 class NoJob:
@@ -223,6 +268,8 @@ class NoJob:
     meta: Mapping[str, Any] = {}
     tags: Sequence[str] = ()
     scheduled_at: datetime | None = None
+    tick: datetime | None = None
+    args: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         self.result: Any = None
@@ -240,6 +287,9 @@ class NoJob:
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
         """Nothing to complete; the transaction is its owner's."""
+
+    async def settle(self, verb: Verb, *, on: Any) -> None:
+        """Nothing to settle."""
 
 
 _current: ContextVar[CurrentJob | None] = ContextVar("asyncjobs_current_job", default=None)

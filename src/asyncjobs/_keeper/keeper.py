@@ -27,7 +27,7 @@ from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.modes import Modes
 from asyncjobs._store.chores import rescue_jobs
 from asyncjobs._store.claims import adopt_jobs, find_claims, find_held
-from asyncjobs._store.listening import CANCEL, FINISHED, QUEUES, READY, channel
+from asyncjobs._store.listening import CANCEL, FINISHED, QUEUES, READY, SCHEDULES, channel
 from asyncjobs._store.migrate import check_schema_version
 from asyncjobs._store.runners import forget_runner, hold_lock, register_runner, release_lock, renew_lease
 from asyncjobs._store.session import Session
@@ -68,12 +68,14 @@ class Keeper:
         vigilance: Vigilance,
         *,
         modes: Modes | None,
+        name: str | None = None,
     ) -> None:
         self._source = source
         self._schema = schema
         self._identity = identity
         self._vigilance = vigilance
         self._modes_by_hand = modes
+        self._own_name = name  #: for people
         self._modes = modes or Modes()
         self._incarnation: int | None = None
         self._names: list[_Name] = []  #: under which there may still be jobs; the latest is the last
@@ -219,6 +221,7 @@ class Keeper:
             FINISHED: lambda payload: self._post.finished(int(payload)),
             CANCEL: lambda _: self._asked.set(),
             QUEUES: lambda _: self._post.queues_changed(),
+            SCHEDULES: lambda _: self._post.schedules_changed(),
         }
         for name, tell in hear.items():
             with anyio.fail_after(self._vigilance.answer):
@@ -280,7 +283,7 @@ class Keeper:
             lock_key=key,
             holds_lock=self._modes.locks,
             lease=self._vigilance.lease,
-            name=f"{info['host']}:{info['pid']}",
+            name=self._own_name or f"{info['host']}:{info['pid']}",
             version=version_of_asyncjobs(),
             info=orjson.dumps(info).decode(),
         )

@@ -46,6 +46,9 @@ class Post(Protocol):
     def queues_changed(self) -> None:
         """A queue was paused or resumed."""
 
+    def schedules_changed(self) -> None:
+        """A schedule was created, changed or resumed."""
+
     def held(self) -> Sequence[Claim]:
         """Every claim this runner answers for. In any thread, at any moment; one too many at worst."""
 
@@ -93,6 +96,9 @@ class Crossing:
 
     def queues_changed(self) -> None:
         self._say("queues", self._post.queues_changed)
+
+    def schedules_changed(self) -> None:
+        self._say("schedules", self._post.schedules_changed)
 
     def lost(self, claims: Sequence[Claim]) -> None:
         self._say(next(self._numbers), lambda: self._post.lost(claims))

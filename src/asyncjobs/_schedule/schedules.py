@@ -1,0 +1,150 @@
+"""`jobs.schedules`: what repeats, looked at and changed at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from asyncjobs._define.codec import Codec
+from asyncjobs._define.enqueueing import codec_of
+from asyncjobs._define.handle import Handle, reader_by_kind
+from asyncjobs._define.schedules import Cron, Every, job_of_tick
+from asyncjobs._enqueue.enqueuer import Enqueuer, lanes_of
+from asyncjobs._model.job import NewJob
+from asyncjobs._model.schedule import Schedule, StoredSchedule
+from asyncjobs._model.ticks import next_ticks
+from asyncjobs._store import schedules as store
+from asyncjobs._store.foreign import explained, join
+from asyncjobs._store.intake import insert
+from asyncjobs._store.rows import from_json
+from asyncjobs._store.session import Session
+from asyncjobs.errors import InvalidOption, ScheduleNotFound
+
+
+class Schedules:
+    """The schedules of one database: those declared in code, and those created here."""
+
+    def __init__(self, jobs: Enqueuer, changed: Callable[[], None]) -> None:
+        self._jobs = jobs
+        self._changed = changed  #: tells the runner of this process, which may not hear of it otherwise
+
+    async def list(self) -> list[Schedule]:
+        """Every schedule, by name."""
+        return [_shown(each) for each in await self._jobs.ask(store.list_schedules)]
+
+    async def get(self, name: str) -> Schedule:
+        """One schedule. Raises ScheduleNotFound."""
+        return _shown(await self._stored(name))
+
+    async def create(self, schedule: Cron | Every, *, on: Any = None, replace: bool = False) -> None:
+        """Store *schedule*, which ticks from now on, until it is deleted. With *on*, when that transaction commits.
+
+        Raises InvalidOption when the name is taken; with *replace*, only when code declares it.
+        """
+        if not isinstance(schedule, Cron | Every):
+            raise InvalidOption(f"create takes Cron(…) or Every(…), not {schedule!r:.120}")
+        new = schedule.new_schedule(codec_of(self._jobs))
+        if on is None:
+            created = await self._jobs.ask(store.create_schedule, new, replace=replace)
+            self._changed()
+        else:
+            joined = await join(on)
+            with explained(joined, "the schedule was stored"):
+                created = await store.create_schedule(
+                    self._jobs.session(joined.connection), new, replace=replace
+                )
+        if not created:
+            raise InvalidOption(
+                f"there is a schedule {new.name!r} already; give another name=, or say replace=True, which changes any but those "
+                "that code declares"
+            )
+
+    async def pause(self, name: str) -> None:
+        """Let it tick no more, in any process, until `resume`. Raises ScheduleNotFound."""
+        _check(name, found=await self._jobs.ask(store.pause_schedule, name))
+
+    async def resume(self, name: str) -> None:
+        """Let it tick again, from now: nothing it did not do while it was paused was missed. Raises ScheduleNotFound."""
+        _check(name, found=await self._jobs.ask(store.resume_schedule, name))
+        self._changed()
+
+    async def delete(self, name: str) -> None:
+        """Forget one that was created at run time; its jobs stay. Raises ScheduleNotFound, and InvalidOption for one that code
+        declares, which would come back.
+        """
+        if not await self._jobs.ask(store.delete_schedule, name):
+            await self._stored(name)
+            raise InvalidOption(
+                f"schedule {name!r} is declared in code, and would be back at the next start; take it out there, or pause it"
+            )
+
+    async def run_now(self, name: str) -> Handle[Any]:
+        """Enqueue its job at once, whether or not something is due or it is paused: its tick is now. Raises ScheduleNotFound."""
+        codec = codec_of(self._jobs)
+        job_id, job = await self._jobs.ask(_run_now, name, codec)
+        if self._jobs.runner is not None:
+            self._jobs.runner.wake(lanes_of([job]))
+        return Handle(job_id, True, self._jobs, reader_by_kind(codec))
+
+    async def preview(self, name: str, count: int = 5) -> list[datetime]:
+        """When it ticks next, on the clock of its time zone. Raises ScheduleNotFound."""
+        schedule = await self._stored(name)
+        zone = ZoneInfo(schedule.timezone)
+        return [tick.astimezone(zone) for tick in next_ticks(schedule.timing, schedule.now, count)]
+
+    async def _stored(self, name: str) -> StoredSchedule:
+        found = await self._jobs.ask(store.get_schedule, name)
+        if found is None:
+            raise ScheduleNotFound(name)
+        return found
+
+
+async def _run_now(session: Session, name: str, codec: Codec) -> tuple[int, NewJob]:
+    async with session.connection.transaction():
+        schedule = await store.get_schedule(session, name)
+        if schedule is None:
+            raise ScheduleNotFound(name)
+        now = schedule.now
+        job = job_of_tick(codec, store.stored_job(schedule), name, now, now)
+        (job_id,) = await insert(session, [job])
+        await store.note_job(session, name, job_id)
+    return job_id, job
+
+
+def _check(name: str, *, found: bool) -> None:
+    if not found:
+        raise ScheduleNotFound(name)
+
+
+def _shown(stored: StoredSchedule) -> Schedule:
+    job = store.stored_job(stored)
+    try:
+        next_tick = stored.next_tick
+    except InvalidOption:  # its time zone is not known here
+        next_tick = None
+    return Schedule(
+        name=stored.name,
+        owner=stored.owner,
+        cron=stored.cron,
+        timezone=stored.timezone,
+        every=_span(stored.every),
+        kind=job.kind,
+        method=job.method,
+        queue=job.queue,
+        args=from_json(job.args),
+        missed=stored.missed,
+        missed_within=_span(stored.missed_within),
+        overlap=stored.overlap,
+        jitter=timedelta(seconds=stored.jitter),
+        created_at=stored.created_at,
+        paused_at=stored.paused_at,
+        last_tick=stored.last_tick,
+        last_job=stored.last_job,
+        next_tick=next_tick,
+    )
+
+
+def _span(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
