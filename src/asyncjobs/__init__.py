@@ -27,6 +27,7 @@ from asyncjobs._model.options import JobOptions
 from asyncjobs._model.queues import QueueRegistry, queues
 from asyncjobs._model.schedule import TICK, Schedule
 from asyncjobs._model.states import JobState
+from asyncjobs._model.stats import HeldJob, JobStats
 from asyncjobs._model.unique import Unique
 from asyncjobs._model.verbs import (
     Cancel,
@@ -94,6 +95,7 @@ __all__ = [
     "Finish",
     "Guard",
     "Handle",
+    "HeldJob",
     "InvalidDefinition",
     "InvalidInput",
     "InvalidOption",
@@ -106,6 +108,7 @@ __all__ = [
     "JobOptions",
     "JobSkipped",
     "JobState",
+    "JobStats",
     "JobUnsuccessful",
     "Jobs",
     "JobsError",

@@ -39,13 +39,14 @@ from asyncjobs._model.options import check_name, check_words
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.queues import queues as registered_queues
 from asyncjobs._model.states import JobState
+from asyncjobs._model.stats import HeldJob, JobStats
 from asyncjobs._model.urgency import Slots
 from asyncjobs._runner.runner import Runner, Settings
 from asyncjobs._runner.serving import Serving, rhythm
 from asyncjobs._runner.supervisor import Supervisor
 from asyncjobs._schedule.schedules import Schedules
 from asyncjobs._schedule.ticker import Declared
-from asyncjobs._store import views
+from asyncjobs._store import stats, views
 from asyncjobs._store.foreign import is_sync
 from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql
 from asyncjobs._store.opening import Connect
@@ -251,15 +252,15 @@ class Jobs(Publisher):
         except DatabaseUnavailable as error:
             logger.warning("starting without Postgres; jobs run when it is back: %s", error)
 
-    async def store(self, jobs: Sequence[Any], on: Any) -> list[int]:
+    async def store(self, jobs: Sequence[Any], on: Any, *, wake: bool = True) -> list[int]:
         if on is None or not is_sync(on):  # a sync connection needs no loop, and the Jobs need not be open
             self.check_open()
-        return await super().store(jobs, on)
+        return await super().store(jobs, on, wake=wake)
 
-    async def store_unique(self, jobs: Sequence[Any], on: Any) -> list[Any]:
+    async def store_unique(self, jobs: Sequence[Any], on: Any, *, wake: bool = True) -> list[Any]:
         if on is None or not is_sync(on):
             self.check_open()
-        return await super().store_unique(jobs, on)
+        return await super().store_unique(jobs, on, wake=wake)
 
     def connection(self) -> Any:
         self.check_open()
@@ -318,10 +319,11 @@ class Jobs(Publisher):
     ) -> list[Handle[R]]:
         """Enqueue many calls in one statement, all or none: `[send.prepare(1), export.prepare("call"), …]`.
 
-        What is said of one job is said where it is prepared; here, *on* which connection they are stored.
+        What is said of one job is said where it is prepared; here, *on* which connection they are stored, and whether to
+        *wake* idle runners: with wake=False they are found when a runner looks by itself, within seconds.
         """
         check_words(options, frozenset(_Where.__annotations__), "enqueue_many")
-        return await enqueue_many(prepared, self, options.get("on"))
+        return await enqueue_many(prepared, self, options.get("on"), wake=options.get("wake", True))
 
     async def get_job(self, job_id: int) -> Job | None:
         """One job with all that is known of it, or None."""
@@ -333,19 +335,28 @@ class Jobs(Publisher):
         states: Sequence[JobState | str] | None = None,
         queues: Sequence[str] | None = None,
         kinds: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> list[Job]:
-        """Jobs, newest first; a kind by any ending of its name; page on with *before* the last id seen."""
+        """Jobs, newest first; a kind by any ending of its name, with all of *tags*; page on with *before* the last id seen."""
         words = None if states is None else [_state(state) for state in _several(states, "states") or ()]
-        queues, kinds = _several(queues, "queues"), _several(kinds, "kinds")
+        queues, kinds, tags = _several(queues, "queues"), _several(kinds, "kinds"), _several(tags, "tags")
         return await self.ask(
-            views.list_jobs, states=words, queues=queues, kinds=kinds, before=before, limit=limit
+            views.list_jobs, states=words, queues=queues, kinds=kinds, tags=tags, before=before, limit=limit
         )
 
     async def count_jobs(self) -> dict[str, dict[JobState, int]]:
         """How many jobs stand where: by queue, by state."""
         return await self.ask(views.count_jobs)
+
+    async def stats(self) -> list[JobStats]:
+        """How the jobs of each kind in each queue stand that are not final, the most numerous first."""
+        return await self.ask(stats.list_stats)
+
+    async def states(self) -> list[HeldJob]:
+        """The jobs that runners hold, and who holds each."""
+        return await self.ask(stats.list_held)
 
     async def retry(self, job_id: int) -> bool:
         """Let a finished job run again, with all its attempts, or a waiting one before its time. False when it cannot."""
@@ -425,9 +436,10 @@ class Jobs(Publisher):
 
 
 class _Where(TypedDict, total=False):
-    """Where many jobs are stored."""
+    """Where many jobs are stored, and who is told."""
 
     on: Any
+    wake: bool
 
 
 class _On:

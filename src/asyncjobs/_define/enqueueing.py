@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -13,8 +15,9 @@ from asyncjobs._define.keys import Chosen
 from asyncjobs._define.locking import locked
 from asyncjobs._define.uniqueness import unique
 from asyncjobs._enqueue.ambient import which
-from asyncjobs._enqueue.carried import meta_of
+from asyncjobs._enqueue.carried import meta_of, stamped
 from asyncjobs._enqueue.enqueuer import Enqueuer
+from asyncjobs._enqueue.middleware import around_enqueue
 from asyncjobs._enqueue.options import check_later_options
 from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import NewJob
@@ -37,6 +40,7 @@ class Prepared(Generic[R]):
     defined: Mapping[str, Any]  #: the options of the definition, merged over the defaults
     call: Mapping[str, Any]  #: the options of this call
     chosen: Chosen  #: what its keys are made of
+    on_enqueue: Callable[[], Any] | None = None  #: asked before it is stored; may say options
 
     def new_job(self, codec: Codec, registry: QueueRegistry = queues) -> NewJob:
         """The job to store. Raises InvalidInput."""
@@ -91,9 +95,9 @@ async def enqueue(prepared: Prepared[R]) -> Handle[R]:
 
 
 async def enqueue_many(
-    prepared: Iterable[Prepared[R]], jobs: Enqueuer | None = None, on: Any = None
+    prepared: Iterable[Prepared[R]], jobs: Enqueuer | None = None, on: Any = None, *, wake: bool = True
 ) -> list[Handle[R]]:
-    """Store many calls in one statement, all or none; their handles in the order given."""
+    """Store many calls in one statement, all or none; their handles in the order given. Without *wake* nobody is told."""
     calls: Sequence[Prepared[R]] = list(prepared)
     for each in calls:
         if each.call.get("on", on) is not on or each.call.get("jobs", jobs) is not jobs:
@@ -103,15 +107,38 @@ async def enqueue_many(
             )
     jobs, on = which(jobs, on)
     codec = codec_of(jobs)
-    new = [call.new_job(codec, jobs.registry) for call in calls]
+    calls = [call if call.on_enqueue is None else await _asked(call, call.on_enqueue) for call in calls]
+    new = stamped([call.new_job(codec, jobs.registry) for call in calls], jobs.carried)
+    store = partial(_store, jobs, on, wake)
+    stored = await (around_enqueue(jobs.middleware, store)(new) if jobs.middleware else store(new))
+    return [
+        call.handle(job_id, jobs, codec) if created else Handle(job_id, False, jobs, reader_by_kind(codec))
+        for call, (job_id, created) in zip(calls, stored, strict=True)
+    ]
+
+
+async def _store(jobs: Enqueuer, on: Any, wake: bool, new: Sequence[NewJob]) -> Sequence[tuple[int, bool]]:
+    """The ids of what is stored, and whether each is new."""
     if [job for job in new if job.unique_key is not None]:
-        stored = await jobs.store_unique(new, on)
-        return [
-            call.handle(job_id, jobs, codec) if created else Handle(job_id, False, jobs, reader_by_kind(codec))
-            for call, (job_id, created) in zip(calls, stored, strict=True)
-        ]
-    ids = await jobs.store(new, on)
-    return [call.handle(job_id, jobs, codec) for call, job_id in zip(calls, ids, strict=True)]
+        return await jobs.store_unique(new, on, wake=wake)
+    return [(job_id, True) for job_id in await jobs.store(new, on, wake=wake)]
+
+
+async def _asked(call: Prepared[R], on_enqueue: Callable[[], Any]) -> Prepared[R]:
+    """*call*, with the options that its object says of itself; those that were said of the call count more."""
+    said = on_enqueue()
+    if inspect.isawaitable(said):
+        said = await said
+    if said is None:
+        return call
+    where = f"what on_enqueue of {call.what} returns"
+    if not isinstance(said, Mapping):
+        raise InvalidOption(f"{where} is {said!r:.160}; return a dictionary of options, or None")
+    if said.keys() & {"on", "jobs"}:
+        raise InvalidOption(f"{where} says on= or jobs=, which is the caller's to say")
+    call_options(said, where)
+    own = {word: value for word, value in said.items() if not (word in ("delay", "at") and {"delay", "at"} & call.call.keys())}
+    return attrs.evolve(call, call={**own, **call.call})
 
 
 def call_options(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -17,12 +17,13 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import attrs
 
 from asyncjobs._define.registry import is_standalone
+from asyncjobs._engine.doubts import Doubts
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.lanes import Lanes
 from asyncjobs._engine.link import Patience, link
@@ -30,6 +31,8 @@ from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
 from asyncjobs._engine.solitude import LONGEST, Solitude
 from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._model.queues import QueueRegistry
+from asyncjobs._model.urgency import Urgency
 from asyncjobs._store.chores import promote_jobs
 from asyncjobs._store.claims import (
     A_BATCH,
@@ -48,6 +51,7 @@ from asyncjobs._store.claims import (
     wake_others,
     withdraw_idle,
 )
+from asyncjobs._store.locks import acquire_locks, settle_locks
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
@@ -87,6 +91,7 @@ class Claimer:
         is_empty: Callable[[], bool],
         caution: Caution,
         gives_way: bool = False,
+        registry: QueueRegistry | None = None,
     ) -> None:
         self._source = source
         self._schema = schema
@@ -100,7 +105,11 @@ class Claimer:
         self._release = release  #: takes jobs that are not to begin here
         self.sent = self.answered = 0  #: claims
         self._session: Session | None = None
-        self._lanes = Lanes(pools)
+        self._lanes = Lanes(pools, registry)
+        self._urgency = Urgency(  #: what some slot takes
+            min(pool.urgency.first for pool in pools), max(pool.urgency.last for pool in pools)
+        )
+        self.failures = 0  #: of turns, one after the other
         self._solitude = Solitude(pools, is_empty, caution)
         self._gather = GATHER if gives_way else 0.0
         self._claimed_at = 0.0  #: when the reply of the last claim came
@@ -121,6 +130,7 @@ class Claimer:
         self._announced: set[str] = set()
         self._hungry_at = 0.0  #: when the slots last had nothing to do
         self._own_xid: int | None = None  #: to be waited out before sleeping
+        self._doubts = Doubts()
         self._pause = 0.0
 
     # From the rest of the runner.
@@ -165,13 +175,11 @@ class Claimer:
 
     def is_hungry(self, queue: str) -> bool:
         """It takes a job of *queue* as soon as it is woken, or wakes others if it cannot after all."""
-        pool = self._lanes.pool_of(queue)
         connected = self._identity.current is not None
         hungry = (
-            pool is not None
-            and pool.free > 0
-            and connected
+            connected
             and not self._quiet
+            and any(pool.free > 0 and not pool.is_choosy for pool in self._lanes.pools_of(queue))
             and queue not in self._lanes.paused
         )
         if hungry:
@@ -203,7 +211,9 @@ class Claimer:
                     while True:
                         await self._turn(session)
                         patience.succeeded()
+                        self.failures = 0
             except Exception as error:
+                self.failures += 1
                 # The reply of a claim may be lost with the connection: what it claimed must not stay ours unknown to us.
                 self._identity.doubt()
                 await patience.wait_after(error)
@@ -225,6 +235,8 @@ class Claimer:
             await self._promote(session)
         if now - self._looked_at > LOOK_EVERY and not self._drained:
             await self._look(session)
+        if self._doubts.are_due(now):
+            await settle_locks(session, self._doubts.look_at(now))
         if self._solitude.concerns(now) and await self._is_kept_for_a_suspect(session, incarnation):
             await self._sleep()
             return
@@ -241,7 +253,8 @@ class Claimer:
         rooms = {}
         for pool in self._pools:
             lanes = self._lanes.of(pool)
-            allowance = self._pace.prefetch((lane.kind for lane in lanes), pool.open) if lanes else 0
+            prefetches = lanes and pool.prefetches
+            allowance = self._pace.prefetch((lane.kind for lane in lanes), pool.open) if prefetches else 0
             waiting = len(pool.prefetched)
             room = min(pool.free + allowance - waiting, A_BATCH)
             if room > 0 and (waiting == 0 or room >= allowance / 2):
@@ -283,37 +296,48 @@ class Claimer:
         """Claim once; True when there may be more to do before sleeping."""
         kinds = self._kinds()
         requests = self._lanes.requests(rooms, kinds)
-        jobs: list[ClaimedJob] = []
+        claimed: list[ClaimedJob] = []
         if requests:
             begin = all(room <= pool.free for pool, room in rooms.items())
             with self._awaited():
-                jobs = await claim_jobs(session, requests, incarnation, begin=begin)
-                jobs = await self._hold(session, incarnation, jobs)
+                claimed = await claim_jobs(session, requests, incarnation, begin=begin)
+                jobs = await self._hold_with_locks(session, incarnation, claimed)
             self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
                 self._release(jobs)
                 return True
-            self._lanes.advance(jobs, time.monotonic())
-            self._hand_out(jobs, begin=begin)
-        if jobs:
-            if len(jobs) < sum(rooms.values()):
+            self._hand_out(jobs, rooms, begin=begin)
+            self._lanes.advance(claimed, time.monotonic())
+        if claimed:
+            if len(claimed) < sum(rooms.values()):
                 self._lanes.forget_marks()
             return True
         if self._lanes.forget_marks():
             return True  # empty beyond the marks: look before them
         found = await self._look(session)
-        waiting = [lane for lane in found if lane.kind in kinds and lane.queue not in self._lanes.paused]
+        asked = {request.lane for request in requests}
+        waiting = [
+            lane
+            for lane in found
+            if lane.kind in kinds
+            and lane.queue not in self._lanes.paused
+            and any(self._may_take(pool, lane, rooms, asked) for pool in self._pools)
+        ]
         self._left = bool(waiting)
         if not waiting:
             self._solitude.nothing_else()
         if self._solitude.is_due(time.monotonic()):
             return True
-        if any(pool.serves(lane.queue) for lane in waiting for pool in rooms):
+        if any(self._may_take(pool, lane, rooms, asked) for lane in waiting for pool in rooms):
             return True
         self._drained = not self._changed.is_set()
         if self._drained:
             self._promised.clear()
         return not self._drained
+
+    def _may_take(self, pool: Pool, lane: Lane, rooms: Mapping[Pool, int], asked: Container[Lane]) -> bool:
+        """Whether what was seen in *lane* may be for *pool*: one that takes only some was just told that it is not."""
+        return pool.serves(lane.queue) and not (pool.is_choosy and pool in rooms and lane in asked)
 
     # Suspects.
 
@@ -335,15 +359,17 @@ class Claimer:
             return False
         queues = sorted({queue for pool in self._pools if pool.open for queue in pool.queues})
         kinds = sorted(self._kinds())
-        solitude.waits = await seek_suspect(session, queues, kinds, solitude.caution)
+        solitude.waits = await seek_suspect(session, queues, kinds, solitude.caution, self._urgency)
         if not solitude.waits:
             self._open(stay=0.0)
             solitude.later(now)
             return False
         if solitude.is_empty():
             with self._awaited():
-                found = await claim_suspect(session, incarnation, queues, kinds, solitude.caution)
-                jobs = await self._hold(session, incarnation, [found.job] if found else [])
+                found = await claim_suspect(
+                    session, incarnation, queues, kinds, solitude.caution, self._urgency
+                )
+                jobs = await self._hold_with_locks(session, incarnation, [found.job] if found else [])
             return self._begin_alone(found if jobs else None)
         if solitude.is_closed:
             if solitude.is_in_vain(now):
@@ -380,9 +406,7 @@ class Claimer:
         solitude.close(now)
         solitude.begins(now, suspect)
         self._changed.set()  # others must hear of what this runner had promised to take
-        pool = self._lanes.pool_of(suspect.job.queue)
-        assert pool is not None
-        self._begin_in(suspect.job, pool)
+        self._begin_in(suspect.job, self._lanes.pools_of(suspect.job.queue)[-1])
         return True
 
     def _open(self, *, stay: float = 1.0) -> None:
@@ -392,7 +416,11 @@ class Claimer:
 
     async def _wake_others(self, session: Session) -> None:
         """More was committed here than this runner has slots for: those who are idle were not notified of it."""
-        full = {queue for queue in self._promised if (pool := self._lanes.pool_of(queue)) and not pool.free}
+        full = {
+            queue
+            for queue in self._promised
+            if not any(pool.free and not pool.is_choosy for pool in self._lanes.pools_of(queue))
+        }
         if full:
             self._promised -= full
             await wake_others(session, sorted(full))
@@ -406,6 +434,24 @@ class Claimer:
         finally:
             self.answered = self.sent
 
+    async def _hold_with_locks(
+        self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]
+    ) -> list[ClaimedJob]:
+        """Those of *jobs* that may begin: a job with a lock that others have is not this runner's any more, and waits."""
+        keyed = [job for job in jobs if job.lock_key is not None]
+        if not keyed:
+            return await self._hold(session, incarnation, jobs)
+        acquired = await acquire_locks(session, incarnation, keyed)
+        self._doubts.add(
+            {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
+        )
+        held = await self._hold(
+            session, incarnation, [job for job in jobs if job.id not in acquired.blocked]
+        )
+        undecided = {job.id for job in keyed} - acquired.held - acquired.blocked
+        self._release(job for job in held if job.id in undecided)
+        return [job for job in held if job.id not in undecided]
+
     async def _hold(self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
         """Answer for *jobs*, which were claimed under *incarnation*; should the keeper have changed it meanwhile, for those it
         brought over, or that can be brought over still.
@@ -418,25 +464,42 @@ class Claimer:
             incarnation = new
         return held
 
-    def _hand_out(self, jobs: Iterable[ClaimedJob], *, begin: bool) -> None:
-        pools: dict[str, Pool] = {}
-        now = time.monotonic()
-        for job in jobs:
-            pool = pools.get(job.queue)
-            if pool is None:
-                found = self._lanes.pool_of(job.queue)
-                assert found is not None
-                pool = pools[job.queue] = found
+    def _hand_out(self, jobs: Sequence[ClaimedJob], rooms: Mapping[Pool, int], *, begin: bool) -> None:
+        prefetched: dict[Pool, list[ClaimedJob]] = {}
+        for job, pool in self._placed(jobs, rooms):
             if begin:
                 self._begin_in(job, pool)
             else:
-                pool.prefetched.append(job)
-                pool.prefetched_at = now
-        for pool in () if begin else pools.values():
+                prefetched.setdefault(pool, []).append(job)
+        now = time.monotonic()
+        for pool, theirs in prefetched.items():
+            pool.keep(theirs, now, self._lanes.in_order)
             surplus = pool.give_up_beyond(MOST_BYTES)
             for job in surplus:
                 self._pace.surprise(job.kind, size=len(job.args))
             self._release(surplus)
+
+    def _placed(
+        self, jobs: Sequence[ClaimedJob], rooms: Mapping[Pool, int]
+    ) -> Iterable[tuple[ClaimedJob, Pool]]:
+        """Each job with its pool. Where several serve its queue, it takes room from the one with the least choice."""
+        only: dict[str, Pool] = {}  # the pools of queues that have but one
+        left: dict[Pool, int] = dict(rooms)
+        homeless = []
+        for job in self._lanes.in_order(jobs) if jobs else ():
+            pool = only.get(job.queue)
+            if pool is None:
+                pools = self._lanes.pools_of(job.queue)
+                if len(pools) == 1:
+                    pool = only[job.queue] = pools[0]
+                else:
+                    pool = next((each for each in pools if left.get(each, 0) and each.takes(job)), None)
+                    if pool is None:  # two pools of some of the same queues, each promised what the other has room for
+                        homeless.append(job)
+                        continue
+                    left[pool] -= 1
+            yield job, pool
+        self._release(homeless)
 
     def _give_back_what_waited_too_long(self) -> None:
         """No slot became free for it in all that time: others may have one."""
@@ -455,7 +518,7 @@ class Claimer:
         self._lanes.paused = paused
         self._lanes.forget_old(now)
         known = self._kinds()
-        served = [lane for lane in lanes if self._lanes.pool_of(lane.queue)]
+        served = [lane for lane in lanes if self._lanes.are_served(lane.queue)]
         for lane in served:
             if lane.kind not in known and lane.kind not in self._unknown:
                 self._unknown.add(lane.kind)
@@ -475,7 +538,7 @@ class Claimer:
         if sum(promoted.values()) < A_BATCH:
             await self._look(session)  # when the next one is due
         known = self._kinds()
-        self.wake(lane for lane in promoted if lane.kind in known and self._lanes.pool_of(lane.queue))
+        self.wake(lane for lane in promoted if lane.kind in known and self._lanes.are_served(lane.queue))
 
     # Sleeping.
 
@@ -539,7 +602,7 @@ class Claimer:
         for pool in self._pools:
             if pool.prefetched:
                 limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))
-        limit = min(limit, self._solitude.wait(time.monotonic()))
+        limit = min(limit, self._solitude.wait(time.monotonic()), self._doubts.wait())
         if self._is_gathering():
             limit = min(limit, max(0.0, self._claimed_at + self._gather - time.monotonic()))
         hungry = not self._announced_in_vain()

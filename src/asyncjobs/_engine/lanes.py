@@ -7,13 +7,18 @@ of a more urgent priority. So marks are forgotten often, and before anybody beli
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
 
 import attrs
 
-from asyncjobs._engine.slots import Pool
+from asyncjobs._engine.slots import EVERY_QUEUE, Pool
 from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._store.claims import FROM_THE_START, LaneRequest, Mark
+from asyncjobs._store.rows import claim_order
 
 FORGET_AFTER = 60.0  #: seconds without a job
 
@@ -27,21 +32,42 @@ class _Known:
 class Lanes:
     """The lanes this runner may claim from."""
 
-    def __init__(self, pools: Sequence[Pool]) -> None:
-        self._pools = pools
+    def __init__(self, pools: Sequence[Pool], registry: QueueRegistry | None = None) -> None:
+        self._pools = sorted(pools, key=_narrowness)
+        self._registry = registry if registry is not None and registry.is_weighted else None
+        self._start = FROM_THE_START._replace(priority=min(pool.urgency.first for pool in pools))
         self._known: dict[Lane, _Known] = {}
+        self._served: dict[str, int] = {}  #: by queue, the claim that served it last
+        self._claims = 0
         self.paused: frozenset[str] = frozenset()
 
-    def pool_of(self, queue: str) -> Pool | None:
-        """The pool in which jobs of *queue* run here."""
-        return next((pool for pool in self._pools if pool.serves(queue)), None)
+    def pools_of(self, queue: str) -> Sequence[Pool]:
+        """The pools in which jobs of *queue* run here, those with the least choice first."""
+        return [pool for pool in self._pools if pool.serves(queue)]
+
+    def are_served(self, queue: str) -> bool:
+        """Whether jobs of *queue* run here."""
+        return any(pool.serves(queue) for pool in self._pools)
+
+    def in_order(self, jobs: Sequence[ClaimedJob]) -> Sequence[ClaimedJob]:
+        """*jobs* in the order they are to begin: the heavier queue first, those of one weight in turns."""
+        if len(self._known) == 1 or len({job.queue for job in jobs}) == 1:
+            return sorted(jobs, key=claim_order)
+        weight_of = _no_weight if self._registry is None else self._registry.weight_of
+        turns: Counter[str] = Counter()
+        keyed = []
+        for place, job in enumerate(sorted(jobs, key=claim_order)):
+            served = self._served.get(job.queue, 0)
+            keyed.append((-weight_of(job.queue), turns[job.queue], served, place, job))
+            turns[job.queue] += 1
+        return [job for *_, job in sorted(keyed, key=itemgetter(0, 1, 2, 3))]
 
     def see(self, lanes: Iterable[Lane], now: float) -> None:
         """Jobs were seen in *lanes*."""
         for lane in lanes:
             known = self._known.get(lane)
             if known is None:
-                self._known[lane] = _Known(FROM_THE_START, now)
+                self._known[lane] = _Known(self._start, now)
             else:
                 known.seen_at = now
 
@@ -50,6 +76,8 @@ class Lanes:
         self._known = {
             lane: known for lane, known in self._known.items() if now - known.seen_at < FORGET_AFTER
         }
+        queues = {lane.queue for lane in self._known}
+        self._served = {queue: at for queue, at in self._served.items() if queue in queues}
 
     def of(self, pool: Pool) -> list[Lane]:
         """The lanes jobs for *pool* may come from."""
@@ -61,13 +89,28 @@ class Lanes:
         for number, (pool, room) in enumerate(rooms.items()):
             lanes = [lane for lane in self.of(pool) if lane.kind in kinds]
             alone = len(lanes) == 1
-            requests += [LaneRequest(lane, number, room, alone, self._known[lane].mark) for lane in lanes]
+            weight_of = self._registry.weight_of if self._registry and pool.by_weight else _no_weight
+            requests += [
+                LaneRequest(
+                    lane,
+                    number,
+                    room,
+                    alone,
+                    self._known[lane].mark,
+                    pool.urgency.last,
+                    weight_of(lane.queue),
+                    self._served.get(lane.queue, 0),
+                )
+                for lane in lanes
+            ]
         return requests
 
     def advance(self, jobs: Iterable[ClaimedJob], now: float) -> None:
         """These were claimed, in order."""
         last = {(job.queue, job.kind): job for job in jobs}  # in order, so the last of each lane remains
+        self._claims += 1
         for (queue, kind), job in last.items():
+            self._served[queue] = self._claims
             known = self._known.get(Lane(queue, kind))
             if known is not None:
                 known.mark = max(known.mark, Mark(job.priority, job.scheduled_at, job.id))
@@ -77,6 +120,15 @@ class Lanes:
         """Claim from the start again; False when nothing was marked."""
         marked = False
         for known in self._known.values():
-            marked = marked or known.mark is not FROM_THE_START
-            known.mark = FROM_THE_START
+            marked = marked or known.mark is not self._start
+            known.mark = self._start
         return marked
+
+
+def _narrowness(pool: Pool) -> Any:
+    """A job goes where the fewest others could."""
+    return pool.urgency.last, EVERY_QUEUE in pool.queues, len(pool.queues)
+
+
+def _no_weight(queue: str) -> int:  # noqa: ARG001
+    return 0

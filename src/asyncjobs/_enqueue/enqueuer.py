@@ -57,38 +57,47 @@ class Enqueuer:
         self._coalescer = Coalescer(source, schema, self._stored)
         self._waiter = Waiter(source, schema, listen=listen)
 
-    async def store(self, jobs: Sequence[NewJob], on: Any) -> list[int]:
-        """Store *jobs*; their ids in the order given. On *on*, they commit or roll back with everything else there."""
+    async def store(self, jobs: Sequence[NewJob], on: Any, *, wake: bool = True) -> list[int]:
+        """Store *jobs*; their ids in the order given. On *on*, they commit or roll back with everything else there.
+
+        Without *wake* nobody is told: they are found by whoever looks.
+        """
         if not jobs:
             return []
         lanes = self._lanes_taken(jobs)
         if on is None:
-            ids = await self._coalescer.insert(jobs, wake=not self._serves(lanes))
-            self._wake(lanes)
+            ids = await self._coalescer.insert(jobs, wake=wake and not self._serves(lanes))
+            if wake:
+                self._wake(lanes)
             return ids
         joined = await join(on)
-        wake = not (joined.commits_itself and self._serves(lanes))
+        tell = wake and not (joined.tells_here and self._serves(lanes))
         with explained(joined, "the job was stored"):
-            ids = await insert(Session(joined.connection, self.schema), jobs, wake=wake)
-        if joined.commits_itself:
+            ids = await insert(Session(joined.connection, self.schema), jobs, wake=tell)
+        if not wake:
+            pass
+        elif joined.tells_here:
             self._wake(lanes)
         elif joined.on_commit is not None and self.runner is not None:
             joined.on_commit(lambda: self._wake(lanes))
         return ids
 
-    async def store_unique(self, jobs: Sequence[NewJob], on: Any) -> list[Stored]:
+    async def store_unique(self, jobs: Sequence[NewJob], on: Any, *, wake: bool = True) -> list[Stored]:
         """Store *jobs* of which some are unique: each job, and whether it was stored now. Raises DuplicateJob."""
         lanes = self._lanes_taken(jobs)
         if on is None:
-            stored = await store_alone(self._source, self.schema, jobs, wake=not self._serves(lanes))
-            self._wake(lanes)
+            stored = await store_alone(self._source, self.schema, jobs, wake=wake and not self._serves(lanes))
+            if wake:
+                self._wake(lanes)
             return stored
         joined = await join(on)
-        wake = not (joined.commits_itself and self._serves(lanes))
+        tell = wake and not (joined.tells_here and self._serves(lanes))
         session = Session(joined.connection, self.schema)
         with explained(joined, "the job was stored"):
-            stored = await insert_unique(session, jobs, wake=wake, commits_itself=joined.commits_itself)
-        if joined.commits_itself:
+            stored = await insert_unique(session, jobs, wake=tell, commits_itself=joined.commits_itself)
+        if not wake:
+            pass
+        elif joined.tells_here:
             self._wake(lanes)
         elif joined.on_commit is not None and self.runner is not None:
             joined.on_commit(lambda: self._wake(lanes))

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypedDict, cast
 
 from asyncjobs._model.backoff import Backoff, Exponential, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
-from asyncjobs._model.outcome import Kept
 from asyncjobs._model.lock import LockLike, lock_of
+from asyncjobs._model.outcome import Kept
 from asyncjobs._model.unique import UniqueLike, unique_of
 from asyncjobs.errors import InvalidOption
 

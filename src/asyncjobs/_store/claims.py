@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import attrs
 
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.outcome import Finished, Outcome, Returned
+from asyncjobs._model.urgency import EVERY_PRIORITY, LEAST_URGENT, MOST_URGENT, Urgency
 from asyncjobs._store.rows import claim_order, claimed_job
 from asyncjobs._store.session import Session
+
+T = TypeVar("T")
 
 A_BATCH = 500  #: jobs one statement handles: beyond it, neither claim nor finish gets cheaper per job
 
@@ -24,7 +27,7 @@ class Mark(NamedTuple):
     id: int
 
 
-FROM_THE_START = Mark(-32768, datetime(1, 1, 1, tzinfo=UTC), 0)
+FROM_THE_START = Mark(MOST_URGENT, datetime(1, 1, 1, tzinfo=UTC), 0)
 
 
 @attrs.frozen
@@ -36,6 +39,9 @@ class LaneRequest:
     room: int  #: how many jobs the pool has room for
     alone: bool  #: no other lane draws on the pool
     mark: Mark = FROM_THE_START
+    last_priority: int = LEAST_URGENT  #: the least urgent the pool takes
+    weight: int = 0  #: of the queue: the heavier come first
+    served: int = 0  #: when the queue was served last; among equals who has waited longest comes first
 
 
 class Claim(NamedTuple):
@@ -84,6 +90,9 @@ async def claim_jobs(
         [request.mark.id for request in requests],
         incarnation,
         begin,
+        [request.last_priority for request in requests],
+        [request.weight for request in requests],
+        [request.served for request in requests],
     )
     return sorted(map(claimed_job, rows), key=claim_order)
 
@@ -96,18 +105,27 @@ class Suspect(NamedTuple):
 
 
 async def seek_suspect(
-    session: Session, queues: Sequence[str], kinds: Sequence[str], caution: Caution
+    session: Session,
+    queues: Sequence[str],
+    kinds: Sequence[str],
+    caution: Caution,
+    urgency: Urgency = EVERY_PRIORITY,
 ) -> bool:
     """Whether a suspect of these waits, and none runs alone anywhere. The queue '' is every queue."""
-    found: bool = await session.fetchval("seek_suspect", queues, kinds, *caution)
+    found: bool = await session.fetchval("seek_suspect", queues, kinds, *caution, *urgency)
     return found
 
 
 async def claim_suspect(
-    session: Session, incarnation: int, queues: Sequence[str], kinds: Sequence[str], caution: Caution
+    session: Session,
+    incarnation: int,
+    queues: Sequence[str],
+    kinds: Sequence[str],
+    caution: Caution,
+    urgency: Urgency = EVERY_PRIORITY,
 ) -> Suspect | None:
     """Claim a suspect for *incarnation*, which must hold nothing else; it begins at once. None where none may run now."""
-    row = await session.fetchrow("claim_suspect", queues, kinds, *caution, incarnation)
+    row = await session.fetchrow("claim_suspect", queues, kinds, *caution, incarnation, *urgency)
     if row is None:
         return None
     *job, crashes = row
@@ -140,6 +158,7 @@ async def finish_jobs(session: Session, incarnation: int, finished: Iterable[Fin
         _sparse([done.result for done in jobs]),
         _sparse([done.result_error for done in jobs]),
         _sparse([done.error for done in jobs]),
+        _sparse([done.kept for done in jobs]),
     )
     return {row[0] for row in rows}
 
@@ -230,9 +249,9 @@ def _as_text(numbers: list[int]) -> str:
     return f"{{{str(numbers)[1:-1]}}}"
 
 
-def _sparse(texts: list[str | None]) -> list[str | None]:
+def _sparse(values: list[T | None]) -> list[T | None]:
     """All null is nothing: beyond its end an array reads null, and an element costs a driver as much as a value."""
-    return texts if any(text is not None for text in texts) else []
+    return values if any(value is not None for value in values) else []
 
 
 def _split(claims: Iterable[Claim]) -> tuple[list[int], list[int]]:

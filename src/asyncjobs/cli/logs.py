@@ -14,12 +14,15 @@ class Plain(logging.Formatter):
         return visible(super().format(record)).replace("\n", "\n    ")
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
+FORMAT = "%(asctime)s %(levelname)-8s %(name)s: %(message)s"
+
+
+def log_to_stderr(level: int = logging.INFO, line: str = FORMAT) -> None:
     """Show what asyncjobs and the jobs log. Called after the application was imported: its own logging comes first."""
-    if level < logging.INFO:
+    if level != logging.INFO:
         logging.getLogger("asyncjobs").setLevel(level)
     if logging.getLogger().handlers or logging.getLogger("asyncjobs").handlers:
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(Plain("%(asctime)s %(levelname)-8s %(name)s: %(message)s"))
+    handler.setFormatter(Plain(line))
     logging.basicConfig(level=level, handlers=[handler])

@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from asyncjobs._keeper.keeper import version_of_asyncjobs
-from asyncjobs.cli import demonstrating, enqueueing, looking, migrating, performing, running, steering
+from asyncjobs.cli import (
+    checking,
+    clearing,
+    demonstrating,
+    enqueueing,
+    looking,
+    migrating,
+    performing,
+    running,
+    steering,
+)
 from asyncjobs.cli.exits import Exit, refusal
 from asyncjobs.cli.helping import EXIT_CODES, examples
 
@@ -69,6 +79,8 @@ for verb in (
     steering.cancel,
     steering.pause,
     steering.resume,
+    clearing.clear,
+    checking.check,
 ):
     asyncjobs.add_command(verb)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -17,30 +17,14 @@ import click
 
 from asyncjobs._app import Jobs
 from asyncjobs._define.registry import known_kinds
+from asyncjobs._keeper.keeper import version_of_asyncjobs
 from asyncjobs.cli.ending import end_in_time
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.helping import examples
-from asyncjobs.cli.logs import log_to_stderr
+from asyncjobs.cli.serving import serve, with_serving
 from asyncjobs.cli.target import check_database, find_app
-from asyncjobs.cli.words import QueuesWord, merge_queues
 
 logger = logging.getLogger("asyncjobs")
-
-_queues = click.option(
-    "--queues",
-    type=QueuesWord(),
-    multiple=True,
-    envvar="ASYNCJOBS_QUEUES",
-    metavar="NAME[:SLOTS],...",
-    help="Only these queues: exports,mail, or exports:4,mail with slots of its own for one. [env ASYNCJOBS_QUEUES]",
-)
-_slots = click.option(
-    "--slots",
-    type=click.IntRange(1, 10_000),
-    envvar="ASYNCJOBS_SLOTS",
-    help="Jobs at a time, shared by the queues without a number of their own. [env ASYNCJOBS_SLOTS]",
-)
-_verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
 
 
 @click.command(
@@ -48,13 +32,16 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Log more.")
         "run myapp.main:jobs",
         "run myapp.main:jobs --queues exports,mail --slots 50",
         "run myapp.main:jobs --queues exports:4,mail:20",
+        "run myapp.main:jobs --pool exports,mail:2 --pool '*:4' --max-priority 10",
+        "run myapp.main:jobs --slots 10,30,50,any,any,any",
     ),
 )
 @click.argument("app", required=False)
-@_queues
-@_slots
-@_verbose
-def run(app: str | None, queues: Iterable[Any], slots: int | None, verbose: bool) -> None:
+@with_serving
+@click.option(
+    "--exit-when-empty", "--exit-on-complete", is_flag=True, help="Exit when nothing is due: as work-off."
+)
+def run(app: str | None, exit_when_empty: bool, **given: Any) -> None:
     """Run the jobs of APP until told to stop.
 
     Without options, the queues and slots are those of your Jobs. It starts also while Postgres is down, and runs jobs as
@@ -63,9 +50,11 @@ def run(app: str | None, queues: Iterable[Any], slots: int | None, verbose: bool
     SIGTERM or Ctrl-C: claim nothing more and let running jobs end, within the shutdown timeout of your Jobs. Once more:
     cancel them now. What has not ended is handed back, without costing an attempt.
     """
-    jobs = find_app(app)
-    log_to_stderr(logging.DEBUG if verbose else logging.INFO)
-    anyio.run(_run, jobs, merge_queues(queues), slots, anyio.sleep_forever)
+    if exit_when_empty:
+        _work_off(app, given)
+    else:
+        jobs = find_app(app)
+        anyio.run(_run, jobs, serve(**given), anyio.sleep_forever)
 
 
 @click.command(
@@ -76,36 +65,37 @@ def run(app: str | None, queues: Iterable[Any], slots: int | None, verbose: bool
     ),
 )
 @click.argument("app", required=False)
-@_queues
-@_slots
-@_verbose
-def work_off(app: str | None, queues: Iterable[Any], slots: int | None, verbose: bool) -> None:
+@with_serving
+def work_off(app: str | None, **given: Any) -> None:
     """Run the jobs of APP that are due, then exit.
 
     Jobs that are enqueued meanwhile are run too; those due later, and retries, are left for later. Failed attempts are
     logged, and do not change the exit code.
     """
+    _work_off(app, given)
+
+
+def _work_off(app: str | None, given: dict[str, Any]) -> None:
     jobs = find_app(app)
-    log_to_stderr(logging.DEBUG if verbose else logging.INFO)
 
     async def do() -> None:
         await check_database(jobs)
         await jobs.work_off()
 
-    stopped_by = anyio.run(_run, jobs, merge_queues(queues), slots, do)
+    stopped_by = anyio.run(_run, jobs, serve(**given), do)
     if stopped_by is not None:
         raise Refused(f"stopped by {stopped_by.name} before everything due had run", Exit.FAILED)
 
 
 async def _run(
-    jobs: Jobs, queues: Mapping[str, int | None] | None, slots: int | None, do: Callable[[], Awaitable[None]]
+    jobs: Jobs, given: Mapping[str, Any], do: Callable[[], Awaitable[None]]
 ) -> signal.Signals | None:
     """Run jobs while *do* does, or until a signal: which."""
     stop = _Stop(jobs)
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop.hear, signals)
-            async with jobs.running(queues=queues, slots=slots, standalone=True):
+            async with jobs.running(**given, standalone=True):
                 _say_hello(jobs)
                 with stop.scope:
                     await do()
@@ -141,11 +131,17 @@ def _say_hello(jobs: Jobs) -> None:
     assert jobs._supervisor is not None
     pools = jobs._supervisor.runner._pools
     logger.info(
-        "running %s kinds of jobs of schema %r in %s",
+        "asyncjobs %s runs %s kinds of jobs of schema %r in %s",
+        version_of_asyncjobs(),
         len(kinds),
         jobs.schema,
         ", ".join(str(pool).strip("<>") for pool in pools),
     )
+    if jobs.registry.is_weighted:
+        logger.info(
+            "queues, the first first: %s",
+            ", ".join(f"{queue.name} ({queue.weight})" for queue in jobs.registry),
+        )
     if not kinds:
         logger.warning(
             "no job is defined here; the module of your Jobs must import the modules that define jobs"

@@ -14,6 +14,8 @@ import click
 
 from asyncjobs._define.codec import _name, _where
 from asyncjobs._define.storable import storable
+from asyncjobs._model.urgency import thresholds
+from asyncjobs.errors import InvalidOption
 
 if TYPE_CHECKING:
     _Word = click.ParamType[Any]
@@ -145,6 +147,57 @@ class QueuesWord(_Word):
 def _queue(part: str) -> tuple[str, int | None]:
     name, colon, number = part.rpartition(":")
     return (name, int(number)) if colon and number.isdecimal() else (part, None)
+
+
+class PoolWord(_Word):
+    """Queues that share slots: `exports,mail:2`; `*` or nothing is every queue, and one slot is enough."""
+
+    name = "pool"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        names, colon, count = value.rpartition(":")
+        if not colon:
+            names, count = value, "1"
+        if not count.isdecimal():
+            self.fail(f"{value!r} is written QUEUE,QUEUE:SLOTS, as exports,mail:2 or *:4", param, ctx)
+        queues = tuple(name.strip() for name in names.split(",")) if names.strip() else ("*",)
+        if not all(queues):
+            self.fail(f"{value!r} names queues as in exports,mail:2", param, ctx)
+        return queues, int(count)
+
+
+def merge_pools(
+    queues: dict[str, int | None] | None, pools: Iterable[tuple[tuple[str, ...], int]]
+) -> dict[Any, int | None] | None:
+    """What --queues and --pool say together; the same pool twice has twice the slots."""
+    merged: dict[Any, int | None] = dict(queues or {})
+    for names, count in pools:
+        key = tuple(sorted(set(names)))
+        merged[key] = (merged.get(key) or 0) + count
+    return merged or None
+
+
+class SlotsWord(_Word):
+    """A number of slots, or the threshold of each: `10,30,50,any,any,any`."""
+
+    name = "slots"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            number = int(value)
+        except ValueError:
+            try:
+                thresholds(value)
+            except InvalidOption as error:
+                self.fail(str(error), param, ctx)
+            return value
+        if not 1 <= number <= 10_000:
+            self.fail(f"{number} is not in the range 1<=x<=10000.", param, ctx)
+        return number
 
 
 def merge_queues(given: Iterable[Iterable[tuple[str, int | None]]]) -> dict[str, int | None] | None:

@@ -9,23 +9,27 @@
 --                   claim would step over every dead entry that somebody's long transaction keeps in the index.
 -- $9 bigint         the incarnation
 -- $10 boolean       whether the jobs begin at once; prefetched ones begin with begin_jobs.sql
+-- $11 smallint[]    the least urgent priority the lane's pool takes
+-- $12 integer[]     the weight of the lane's queue: among those of one pool, the heavier come first
+-- $13 bigint[]      when the lane's queue was last served, by a clock of the runner's own: who has waited longest begins a turn
 --
 -- Where lanes share a pool, `shares` first looks how many of the pool's next jobs each lane holds, unlocked; queues of
--- one pool take turns, and inside a queue priority and age decide. Then each lane locks its share; SKIP LOCKED passes
+-- one pool and weight take turns, and inside a queue priority and age decide. Then each lane locks its share; SKIP LOCKED passes
 -- over what others are claiming. The lock is taken by ctid: the plan that cannot flip when statistics are stale. A row
 -- that moved between snapshot and lock is missed, so a short claim does not mean a drained queue; an empty one does.
 with lanes as materialized (
   select *
     from unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::boolean[],
-                $6::smallint[], $7::timestamptz[], $8::bigint[])
-         with ordinality as lane (queue, kind, pool, room, alone, mark_priority, mark_scheduled_at, mark_id, number)
+                $6::smallint[], $7::timestamptz[], $8::bigint[], $11::smallint[], $12::integer[], $13::bigint[])
+         with ordinality as lane (queue, kind, pool, room, alone, mark_priority, mark_scheduled_at, mark_id,
+                                  last_priority, weight, served, number)
 ), shares as materialized (
   select number, room::bigint as share from lanes where alone
   union all
   select number, count(*)
     from (select number, room,
-                 row_number() over (partition by pool order by turn, priority, scheduled_at, id) as place
-            from (select lanes.number, lanes.pool, lanes.room, next.*,
+                 row_number() over (partition by pool order by weight desc, turn, served, priority, scheduled_at, id) as place
+            from (select lanes.number, lanes.pool, lanes.room, lanes.weight, lanes.served, next.*,
                          row_number() over (partition by lanes.pool, lanes.queue
                                             order by next.priority, next.scheduled_at, next.id) as turn
                     from lanes
@@ -34,6 +38,7 @@ with lanes as materialized (
                        from asyncjobs.live_jobs ready
                       where ready.queue = lanes.queue and ready.kind = lanes.kind
                         and ready.state = 0 and ready.runner is null
+                        and ready.priority <= lanes.last_priority
                         and (ready.priority, ready.scheduled_at, ready.id)
                             > (lanes.mark_priority, lanes.mark_scheduled_at, lanes.mark_id)
                       order by ready.queue, ready.kind, ready.priority, ready.scheduled_at, ready.id
@@ -45,7 +50,8 @@ with lanes as materialized (
 update asyncjobs.live_jobs
    set runner = $9::bigint, token = token + 1, attempt = attempt + 1,
        started_at = case when $10::boolean then clock_timestamp() end,
-       unique_key = case when unique_to_start then null else unique_key end  -- unchanged as a rule, so that it stays HOT
+       -- Unchanged as a rule, so that it stays HOT. One with a lock does not start before it has that (acquire_locks).
+       unique_key = case when unique_to_start and lock_key is null then null else unique_key end
  where ctid = any (array(
          select chosen.row
            from shares
@@ -55,6 +61,7 @@ update asyncjobs.live_jobs
               from asyncjobs.live_jobs ready
              where ready.queue = lanes.queue and ready.kind = lanes.kind
                and ready.state = 0 and ready.runner is null
+               and ready.priority <= lanes.last_priority
                and (ready.priority, ready.scheduled_at, ready.id)
                    > (lanes.mark_priority, lanes.mark_scheduled_at, lanes.mark_id)
              order by ready.queue, ready.kind, ready.priority, ready.scheduled_at, ready.id
@@ -62,4 +69,4 @@ update asyncjobs.live_jobs
                for update skip locked) chosen))
    and runner is null
 returning id, token, attempt, max_attempts, priority, queue, kind, method,
-          args::text, meta::text, tags, options::text, scheduled_at
+          args::text, meta::text, tags, options::text, scheduled_at, lock_key

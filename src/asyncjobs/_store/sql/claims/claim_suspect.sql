@@ -1,7 +1,7 @@
 -- Claim one suspect, the least suspected first, if none runs alone anywhere. It begins at once.
 --
 -- $1 text[]  queues, '' for every one   $2 text[] kinds   $3 float8 seconds a suspect is alone   $4 integer crashes that fail it
--- $5 bigint  the incarnation, which holds no other job
+-- $5 bigint  the incarnation, which holds no other job   $6 smallint, $7 smallint the priorities this runner takes
 -- Whoever claims a suspect has locked `solitude`, and asks only then whether one runs: asyncjobs.suspect_runs is volatile, so it
 -- sees what was committed before the lock was had, which this statement's own view may not. The lock is passed over, not
 -- waited for: who is frozen holding it holds up nobody's other jobs. The commit is durable, whatever the session says: a
@@ -13,6 +13,7 @@ with mine as materialized (
     from asyncjobs.live_jobs
    where state = 4
      and kind = any ($2::text[]) and ('' = any ($1::text[]) or queue = any ($1::text[]))
+     and priority between $6::smallint and $7::smallint
      and queue not in (select name from asyncjobs.queues where paused_at is not null)
      and (select case when exists (select from mine) then not asyncjobs.suspect_runs($3::float8, $4::integer) end)
    order by crashes, priority, scheduled_at, id limit 1
@@ -28,5 +29,5 @@ with mine as materialized (
     from claimed
 )
 select id, token, attempt, max_attempts, priority, queue, kind, method,
-       args::text, meta::text, tags, options::text, scheduled_at, crashes
+       args::text, meta::text, tags, options::text, scheduled_at, lock_key, crashes
   from claimed

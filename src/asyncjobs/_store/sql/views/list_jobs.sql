@@ -1,6 +1,6 @@
 -- Jobs, newest first.
 -- $1 text[] states  $2 text[] queues  $3 text[] kinds, or endings of kinds; null for all   $4 bigint only ids below
--- $5 integer at most
+-- $5 integer at most   $6 text[] tags, all of which they have
 select id, kind, method, queue, state, priority, attempt, max_attempts, crashes, args::text, meta::text, tags,
        created_at, scheduled_at, started_at, finished_at, runner, result::text, result_error, errors::text
   from asyncjobs.jobs
@@ -9,6 +9,7 @@ select id, kind, method, queue, state, priority, attempt, max_attempts, crashes,
    and ($3::text[] is null or kind = any ($3::text[])
         or exists (select from unnest($3::text[]) as ending
                     where right(kind, length(ending) + 1) in (':' || ending, '.' || ending)))
+   and ($6::text[] is null or tags @> $6::text[])
    and ($4::bigint is null or id < $4::bigint)
  order by id desc
  limit $5::integer

@@ -1,14 +1,22 @@
 -- Let a job run now: a finished one again, with all its attempts and free of suspicion; a waiting one before its time.
 -- $1 bigint id
--- The token goes on from where it was. Returns the queue, or nothing when the job is running, ready or unknown.
+-- The token goes on from where it was. Its unique key it has again if nobody else has it; one who takes it in this moment makes the
+-- statement fail, and it is asked again. Returns the queue, or nothing when the job is running, ready or unknown.
 with back as (
-  delete from asyncjobs.finished_jobs where id = $1::bigint returning *
+  delete from asyncjobs.finished_jobs
+   where id = $1::bigint and options ->> 'args' is distinct from 'not kept'  -- without its inputs it could only fail
+  returning *
 ), revived as (
   insert into asyncjobs.live_jobs
          (id, scheduled_at, created_at, token, priority, attempt, max_attempts, crashes, state,
-          queue, kind, method, args, meta, tags, options, errors)
+          queue, kind, method, args, meta, tags, options, errors, lock_key, lock_slots,
+          unique_key, unique_to_start)
   overriding system value
-  select id, now(), created_at, token, priority, 0, max_attempts, 0, 0, queue, kind, method, args, meta, tags, options, errors
+  select id, now(), created_at, token, priority, 0, max_attempts, 0, 0, queue, kind, method, args, meta, tags, options, errors,
+         options #>> '{lock,key}'::text[], (options #>> '{lock,slots}'::text[])::smallint,
+         case when not exists (select from asyncjobs.live_jobs taken where taken.unique_key = back.options #>> '{unique,key}'::text[])
+              then options #>> '{unique,key}'::text[] end,
+         (options #>> '{unique,to_start}'::text[])::boolean
     from back
   returning queue
 ), hurried as (

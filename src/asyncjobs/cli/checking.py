@@ -1,0 +1,95 @@
+"""`check`: is all well before a deploy; and with --max-age, do jobs get their turn."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+
+from asyncjobs._app import Jobs
+from asyncjobs._define.registry import definitions
+from asyncjobs._model.queues import place_of
+from asyncjobs._model.states import FINAL
+from asyncjobs._store.clearing import find_overdue
+from asyncjobs.cli.exits import Exit
+from asyncjobs.cli.helping import examples
+from asyncjobs.cli.output import Output, with_output
+from asyncjobs.cli.target import database, find_jobs, within
+from asyncjobs.cli.words import DurationWord
+
+
+async def undeclared_queues(jobs: Jobs) -> list[str]:
+    """Queues of this code, and of jobs that wait, that no part of the application has registered."""
+    if not jobs.registry:
+        return []
+    found: dict[str, list[str]] = {}
+    for definition in definitions():
+        queue, _ = place_of(definition.options_of(None), jobs.registry)
+        found.setdefault(queue, []).append(definition.kind)
+    counts = await jobs.count_jobs()
+    waiting = {
+        queue: sum(count for state, count in states.items() if state not in FINAL)
+        for queue, states in counts.items()
+    }
+    for queue, count in waiting.items():
+        if count:
+            found.setdefault(queue, []).append(f"{count} jobs")
+    return [
+        f"queue {queue!r} is registered by no part of the application, and has {', '.join(of)}; "
+        f"asyncjobs.queues.register().queue({queue!r}) registers it"
+        for queue, of in sorted(found.items())
+        if queue not in jobs.registry and queue not in jobs.served_queues
+    ]
+
+
+#: What is looked at before a deploy: each says what is wrong, in sentences.
+CHECKS: list[Callable[[Jobs], Awaitable[list[str]]]] = [undeclared_queues]
+
+
+async def late_jobs(jobs: Jobs, age: float) -> list[str]:
+    """What has been due for *age* seconds, and nobody has claimed."""
+    return [
+        f"{late.jobs} jobs of queue {late.queue!r} have been due for more than {age:g} s, the oldest for "
+        f"{late.oldest:.0f} s, and nobody has claimed them{': the queue is paused' if late.is_paused else ''}"
+        for late in await jobs.ask(find_overdue, age)
+    ]
+
+
+@click.command(
+    epilog=examples(
+        "check myapp.main:jobs",
+        "check myapp.main:jobs --max-age 5m",
+    ),
+)
+@click.argument("app", required=False)
+@database
+@click.option(
+    "--max-age",
+    type=DurationWord(),
+    envvar="ASYNCJOBS_MAX_AGE",
+    metavar="SECONDS",
+    help="Only this: has any job been due for longer, and nobody has claimed it? For a monitor. [env ASYNCJOBS_MAX_AGE]",
+)
+@with_output
+def check(
+    *, app: str | None, dsn: str | None, schema: str | None, max_age: float | None, output: Output
+) -> None:
+    """Say what is wrong, and exit with 1 if anything is.
+
+    Before a deploy: the schema is there, and every queue of this code and of the jobs that wait is registered.
+    """
+    jobs = find_jobs(app, dsn, schema)
+
+    async def do() -> list[str]:
+        if max_age is not None:
+            return await late_jobs(jobs, max_age)
+        return [wrong for look in CHECKS for wrong in await look(jobs)]
+
+    problems: list[Any] = within(jobs, do)
+    output.data({"problems": problems})
+    for problem in problems:
+        output.text(problem)
+    if problems:
+        raise SystemExit(Exit.FAILED)
+    output.text("all is well")
