@@ -159,7 +159,9 @@ def check_class_keys(cls: type, options: Mapping[str, Any], methods: Mapping[str
     ):
         return
     known = set(_attributes(cls))
-    functions = {name: getattr(inspect.getattr_static(cls, name, None), "function", None) for name in dir(cls)}
+    functions = {
+        name: getattr(inspect.getattr_static(cls, name, None), "function", None) for name in dir(cls)
+    }
     arguments = {
         name: {each.name for each in parameters(function, is_method=True)}
         for name, function in functions.items()

@@ -63,7 +63,7 @@ class Unique:
                 raise InvalidOption(
                     f"on_conflict={each!r:.60} of a Unique is none of {', '.join(map(repr, get_args(Conflict)))}"
                 )
-        if not conflicts or len(conflicts) > 1 and set(conflicts) != {"replace", "reschedule"}:
+        if not conflicts or (len(conflicts) > 1 and set(conflicts) != {"replace", "reschedule"}):
             raise InvalidOption(
                 f"on_conflict={on_conflict!r} of a Unique contradicts itself; only 'replace' and 'reschedule' go together"
             )

@@ -38,6 +38,11 @@ def discreet(error: Exception) -> Exception:
     return error
 
 
+def is_taken(error: BaseException) -> bool:
+    """Somebody else has just taken what must be unique."""
+    return sqlstate(error) == "23505"
+
+
 def is_transient(error: BaseException) -> bool:
     """The server or the way to it failed, not the statement: trying again later is right."""
     state = sqlstate(error)

@@ -37,7 +37,7 @@ async def insert_unique(
     """
     several = len(jobs) > 1
     parts = several and any("reject" in job.on_conflict for job in jobs)
-    parts = parts or commits_itself and (several or any(job.unique_window is not None for job in jobs))
+    parts = parts or (commits_itself and (several or any(job.unique_window is not None for job in jobs)))
     tries = TRIES if commits_itself else 1
     while True:
         tries -= 1
@@ -97,7 +97,9 @@ async def insert_unique_jobs(
     session: Session, jobs: Sequence[NewJob], *, wake: bool
 ) -> list[tuple[int, str | None]]:
     """Store those of *jobs* whose key is free: their ids and keys."""
-    rows = await session.fetch("insert_unique_jobs", orjson.dumps([_as_json(job) for job in jobs]).decode(), wake)
+    rows = await session.fetch(
+        "insert_unique_jobs", orjson.dumps([_as_json(job) for job in jobs]).decode(), wake
+    )
     return [(row[0], row[1]) for row in rows]
 
 
@@ -106,7 +108,9 @@ async def meet_duplicates(session: Session, jobs: Sequence[NewJob], *, keep: boo
 
     With *keep*, those that wait are kept from being claimed until the transaction ends.
     """
-    rows = await session.fetch("meet_duplicates", orjson.dumps([_as_json(job) for job in jobs]).decode(), keep)
+    rows = await session.fetch(
+        "meet_duplicates", orjson.dumps([_as_json(job) for job in jobs]).decode(), keep
+    )
     return {row[0]: row[1] for row in rows}
 
 

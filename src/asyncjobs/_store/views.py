@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs._store import rows
+from asyncjobs._store.faults import is_taken
 from asyncjobs._store.session import Session
 
 
@@ -23,12 +24,13 @@ async def list_jobs(
     states: Sequence[JobState] | None = None,
     queues: Sequence[str] | None = None,
     kinds: Sequence[str] | None = None,
+    tags: Sequence[str] | None = None,
     before: int | None = None,
     limit: int = 100,
 ) -> list[Job]:
     """Jobs, newest first."""
     words = None if states is None else [state.value for state in states]
-    return [rows.job(row) for row in await session.fetch("list_jobs", words, queues, kinds, before, limit)]
+    return [rows.job(row) for row in await session.fetch("list_jobs", words, queues, kinds, before, limit, tags)]
 
 
 async def count_jobs(session: Session) -> dict[str, dict[JobState, int]]:
@@ -64,8 +66,14 @@ async def cancel_job(session: Session, job_id: int) -> Literal["cancelled", "req
 
 async def retry_job(session: Session, job_id: int) -> str | None:
     """Let a finished or waiting job run now: its queue; None when it is running, ready or unknown."""
-    queue: str | None = await session.fetchval("retry_job", job_id)
-    return queue
+    while True:
+        try:
+            queue: str | None = await session.fetchval("retry_job", job_id)
+        except Exception as error:
+            if not is_taken(error):
+                raise
+        else:
+            return queue
 
 
 async def pause_queue(session: Session, queue: str) -> None:

@@ -5,6 +5,9 @@
 -- Returns key and id of those found; one that runs is left alone. What is not found is free again, or was claimed just now:
 -- store it. Without $2 a duplicate writes nothing: who commits nothing with it has committed before, so
 -- whoever runs the job later sees it. Shared, so that those who only look do not wait for each other.
+-- One that is unique until it starts and was claimed has not begun as long as it has its key: it still waits for its lock. It is
+-- taken back from its runner to be changed; to be kept, it is locked, and the runner gives it back.
+-- Whoever passed by a row that is kept is woken at the commit, like by a new job.
 -- A row that somebody is changing is waited for and looked at again: a runner may claim it. One that runs is not locked, for
 -- its runner would have to wait until this transaction is over. One whose inputs are replaced lets go of the lock that was handed to it
 -- for the old ones (0003_locks.sql).
@@ -19,20 +22,21 @@ with given as materialized (
               unique_key, unique_to_start, lock_key, lock_slots, "window", replace, reschedule, nth)
    order by new.unique_key, new.nth desc
 ), found as materialized (
-  select id, unique_key, runner is not null as runs
+  select id, unique_key, runner is not null and not unique_to_start as runs
     from asyncjobs.live_jobs
    where unique_key = any (array(select unique_key from given))
 ), kept as materialized (
-  select id, unique_key
+  select id, unique_key, queue
     from asyncjobs.live_jobs
    where unique_key = any (array(select unique_key from given where replace is null and reschedule is null))
-     and runner is null and $2::boolean
+     and (runner is null or unique_to_start) and $2::boolean
    order by unique_key
      for share
 ), held as materialized (
   select id, lock_key
     from asyncjobs.live_jobs
-   where unique_key = any (array(select unique_key from given where replace or reschedule)) and runner is null
+   where unique_key = any (array(select unique_key from given where replace or reschedule))
+     and (runner is null or unique_to_start)
    order by unique_key
      for update
 ), timed as materialized (
@@ -53,7 +57,9 @@ with given as materialized (
          state = case when reschedule and timed.later then 1
                       when reschedule and live.state in (1, 2) or replace and live.state = 3
                       then case when live.crashes > 0 then 4 else 0 end
-                      else live.state end
+                      when live.crashes > 0 and live.state = 0 then 4
+                      else live.state end,
+         runner = null, started_at = null, attempt = live.attempt - case when live.runner is null then 0 else 1 end
     from timed
    where live.id = any (array(select id from held)) and live.unique_key = timed.unique_key
   returning live.id, live.unique_key, live.queue, live.lock_key
@@ -63,7 +69,7 @@ with given as materialized (
     from found
    where unique_windows.unique_key = found.unique_key and unique_windows.job is null
 )
-select unique_key, id, null::text as woken, null::integer as freed from kept
+select unique_key, id, asyncjobs.wake(queue) as woken, null::integer as freed from kept
 union all
 select changed.unique_key, changed.id, asyncjobs.wake(changed.queue),
        case when held.lock_key <> coalesce(changed.lock_key, '') then asyncjobs.let_go(changed.id) end
