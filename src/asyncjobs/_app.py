@@ -20,7 +20,7 @@ from asyncjobs._bus.publisher import Publisher
 from asyncjobs._define import registry
 from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
-from asyncjobs._define.schedules import Cron, Every, check_schedules
+from asyncjobs._define.schedules import Repeating, check_schedules
 from asyncjobs._engine.around import Around
 from asyncjobs._engine.slots import Queues
 from asyncjobs._engine.supply import missing
@@ -91,7 +91,7 @@ class Jobs(Publisher):
         reserved: int = 1,
         poll: Duration | None = None,
         provide: Mapping[Any, Callable[[], Any]] | None = None,
-        schedules: Iterable[Cron | Every] | None = None,
+        schedules: Iterable[Repeating] | None = None,
         application: str = "default",
         middleware: Iterable[Any] = (),
         context: Iterable[ContextVar[Any] | Carried] = (),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from asyncjobs import Constant, InvalidInput, InvalidOption, JobFailed, Jobs, JobState, Later, job
 from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
-from asyncjobs._engine.attempt import MOST_LOGGED, MOST_TRACEBACK, MOST_WORDS
+from asyncjobs._engine.telling import MOST_LOGGED, MOST_TRACEBACK, MOST_WORDS
 from asyncjobs.cli.words import DurationWord, MomentWord, QueuesWord
 from tests.engine.running import running
 from tests.security.source import modules

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
+
+
+@attrs.define(eq=False)
+class Hooks:
+    """The hooks of one object."""
+
+    _instance: Any
+    _known: Mapping[str, int]
+
+    def ready(self, name: str, *args: Any) -> Callable[[], Any] | None:
+        """The hook of that name with its arguments in place; None where the object has none."""
+        takes = self._known.get(name)
+        if takes is None:
+            return None
+        return functools.partial(getattr(self._instance, name), *args[:takes])
 
 
 @attrs.define(eq=False)  # made for every job
@@ -20,6 +36,7 @@ class Call:
     needed: Callable[[], bool | Awaitable[bool]] | None = (
         None  #: asked first: is there still something to do?
     )
+    hooks: Hooks | None = None  #: of the object; None where it has none
 
 
 def is_async(function: Any) -> bool:

@@ -86,6 +86,9 @@ class Handle(Generic[R_co]):
         return answer
 
 
+NOTHING_TO_DO = "there was nothing left to do"
+
+
 def typed_reader(result_type: Any, codec: Codec, what: str) -> Callable[[Job], Any]:
     """Reads a result as the definition declares it."""
     return lambda job: codec.decode_value(orjson.dumps(job.result).decode(), result_type, what=what)
@@ -110,7 +113,8 @@ def _unsuccessful(job: Job) -> Exception:
     if job.state is JobState.CANCELLED:
         return JobCancelled(f"{what} was cancelled", job.id)
     if job.state is JobState.SKIPPED:
-        return JobSkipped(f"{what} was skipped: there was nothing left to do", job.id)
+        is_why = last is not None and last.attempt == job.attempt
+        return JobSkipped(f"{what} was skipped: {last.error if last and is_why else NOTHING_TO_DO}", job.id)
     failed = JobFailed(f"{what} failed{f' at attempt {last.attempt}: {last.error}' if last else ''}", job.id)
     if last is not None:
         failed.__cause__ = RemoteTraceback(last.traceback or last.error)

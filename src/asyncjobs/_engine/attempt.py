@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 import time
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -20,23 +19,23 @@ import orjson
 from asyncjobs._define import registry
 from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
+from asyncjobs._engine.around import NOTHING_AROUND, Around
 from asyncjobs._engine.context import RunningJob
+from asyncjobs._engine.hooks import Told
 from asyncjobs._engine.supply import Provide, supplied
+from asyncjobs._engine.telling import error_json, log_error, storable_text, words_of
 from asyncjobs._engine.threads import ThreadCall
+from asyncjobs._engine.verdict import ended, meant, outcome_of
 from asyncjobs._model.backoff import Exponential, backoff_from_json
 from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.options import DEFAULTS
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import FinalState, LiveState
-from asyncjobs._model.verbs import Cancel, Snooze
+from asyncjobs._model.verbs import Cancel, Fail, Finish, Retry, Skip, Verb
 from asyncjobs.errors import InvalidInput, InvalidOption, UndecodableInput
 
 logger = logging.getLogger("asyncjobs")
-
-MOST_TRACEBACK = 8_000  #: characters of a traceback kept with the job: its end, where the error is
-MOST_WORDS = 2_000  #: characters of what the error says
-MOST_LOGGED = 100_000  #: characters of an error whose traceback is logged; it stands in there as it is
 
 
 @attrs.define(eq=False)
@@ -56,6 +55,10 @@ class Attempt:
         False  #: its task has taken its first step; cancelled before, it would end without one, unheard
     )
     options: Any = DEFAULTS
+    what: str = "the job"  #: for messages
+    around: Around = NOTHING_AROUND
+    wait: float | None = None  #: seconds until the next attempt, where the object says so
+    is_quiet: bool = False  #: its error is not logged, by the object's own word
     started: float = 0.0  #: on the performance counter
 
     def stop(self, reason: str) -> None:
@@ -99,9 +102,18 @@ class Attempt:
     # What the job does.
 
     def run(self) -> Coroutine[Any, Any, Outcome | None]:
-        """Run the job once. None when it completed itself in a transaction of its own. Raises whatever the job raises."""
+        """Run the job once. None when it settled itself in a transaction of its own. Raises whatever the job raises."""
         definition = registry.find(self.job.kind)
         self.options = definition.options_of(self.job.method)
+        if self.job.meta is not None and (came := self.around.came_along(self.job.meta)):
+            return self._run_in_context(definition, came)
+        return self._run(definition)
+
+    async def _run_in_context(self, definition: registry.Kind, came: dict[str, Any]) -> Outcome | None:
+        with self.around.restored(came):
+            return await self._run(definition)
+
+    def _run(self, definition: registry.Kind) -> Coroutine[Any, Any, Outcome | None]:
         wanted = definition.dependencies(self.job.method)
         if wanted:
             return self._call_supplied(definition, wanted)
@@ -111,18 +123,21 @@ class Attempt:
         async with supplied(self.provide, wanted) as supply:
             return await self._call(definition.bind(self.job.method, self.job.args, self.codec, supply))
 
-    async def _call(self, call: Call) -> Outcome | None:
-        self.running.result_type = call.result_type
-        timeout = self._timeout() if self.job.options or self.options["timeout"] is not None else None
+    def _call(self, call: Call) -> Coroutine[Any, Any, Outcome | None]:
+        if call.hooks is None and not self.around.middleware:
+            return self.perform(call)
+        return Told(self, call).perform()
+
+    async def perform(self, call: Call) -> Outcome | None:
+        """Call it, within its time. Raises whatever it raises."""
+        self.running.result_type, self.what = call.result_type, call.what
+        timeout = self.timeout() if self._has_timeout else None
         timer = None
         if timeout is not None:
             timer = asyncio.get_running_loop().call_later(timeout, self._time_out, timeout)
         try:
             if call.needed is not None:
-                self.running.is_asked = True
-                if not await self._is_needed(call, call.needed):
-                    return self._finished(FinalState.SKIPPED)
-                self.running.is_asked = False
+                await self.check_needed(call, call.needed)
             value = await (call.function() if call.is_async else self._in_thread(call.function, call.what))
         finally:
             if timer is not None:
@@ -131,19 +146,32 @@ class Attempt:
             return None
         if self.running.handed_over:
             # Right when that transaction was rolled back after all. When it was committed, the fence refuses this.
-            return self._failed(
-                _RolledBack("the transaction that completed the job was rolled back"), loud=False
+            outcome = self._failed(
+                _RolledBack("the transaction that settled the job was rolled back"), loud=False
             )
-        if issubclass(type(value), Snooze | Cancel):  # not isinstance: it runs the value's own code
+            outcome.is_in_doubt = True
+            return outcome
+        if issubclass(type(value), Verb):  # not isinstance: it runs the value's own code
             raise value
-        return self._completed(call, value)
+        return self._completed(value)
 
-    async def _is_needed(self, call: Call, needed: Callable[[], Any]) -> bool:
-        """Asked where the job itself would run: a sync job's sync question may block."""
-        if call.is_async or is_async(needed):
-            answer = needed()
-            return bool(await answer if _is_awaitable(answer) else answer)
-        return bool(await self._in_thread(needed, call.what))
+    async def check_needed(self, call: Call, needed: Callable[[], Any]) -> None:
+        """Ask whether there is still something to do. Raises Skip when not."""
+        self.running.is_asked = True
+        if not await self.ask(call, needed):
+            raise Skip
+        self.running.is_asked = False
+
+    async def ask(self, call: Call, question: Callable[[], Any]) -> Any:
+        """What *question* says, asked where the job itself runs: a sync job's sync question may block."""
+        if call.is_async or is_async(question):
+            answer = question()
+            return await answer if _is_awaitable(answer) else answer
+        return await self._in_thread(question, call.what)
+
+    async def value_of(self, call: Call) -> Any:
+        """What the job returns."""
+        return await (call.function() if call.is_async else self._in_thread(call.function, call.what))
 
     async def _in_thread(self, function: Callable[[], Any], what: str) -> Any:
         self.thread = ThreadCall(function, what, self._left_thread)
@@ -166,14 +194,15 @@ class Attempt:
     # What it came to.
 
     def _finished(self, state: FinalState) -> Finished:
-        return Finished(self.job, state, self.elapsed)
+        return ended(self.job, state, self.elapsed, self.options)
 
-    def _completed(self, call: Call, value: Any) -> Finished:
+    def _completed(self, value: Any) -> Finished:
         done = self._finished(FinalState.COMPLETED)
-        if value is None and call.result_type in (None, type(None), Any):
+        declared = self.running.result_type
+        if value is None and declared in (None, type(None), Any):
             return done
         try:
-            done.result = self.codec.encode_value(value, call.result_type, what=f"the result of {call.what}")
+            done.result = self.codec.encode_value(value, declared, what=f"the result of {self.what}")
         except Exception as error:  # not only InvalidInput: a result's own code is run to write it
             done.result_error = storable_text(
                 str(error) if isinstance(error, InvalidInput) else words_of(error)
@@ -191,20 +220,22 @@ class Attempt:
         job = self.job
         if self.running.completed:  # it is committed: nothing can make it undone
             if not isinstance(error, asyncio.CancelledError):
-                _log(logging.ERROR, error, "job %s (%s) raised after it was completed", job.id, job.kind)
+                log_error(logging.ERROR, error, "job %s (%s) raised after it was completed", job.id, job.kind)
             return None
         if "lost" in self.stopped_for or "abandoned" in self.stopped_for:
             return None
-        if "cancel" in self.stopped_for or isinstance(error, Cancel):
+        if isinstance(error, Finish):
+            return self._completed(error.result)
+        if "cancel" in self.stopped_for and not isinstance(error, Cancel):
             done = self._finished(FinalState.CANCELLED)
-            if not isinstance(error, asyncio.CancelledError | GeneratorExit | Snooze):
-                done.error = error_json(job, error, with_traceback=not isinstance(error, Cancel))
+            if not isinstance(error, asyncio.CancelledError | GeneratorExit | Verb):
+                done.error = error_json(job, error)
             return done
-        if isinstance(error, Snooze):
-            return Returned(job, LiveState.SCHEDULED, delay=error.delay, unburnt=True)
+        if isinstance(error, Verb):
+            return self._said(error)
         if self.interrupted and self.stopped_for[:1] == ("shutdown",):
             if not isinstance(error, asyncio.CancelledError | GeneratorExit):
-                _log(
+                log_error(
                     logging.WARNING,
                     error,
                     "job %s (%s) raised when it was stopped, and is given back",
@@ -212,21 +243,49 @@ class Attempt:
                     job.kind,
                 )
             return Returned(job, LiveState.READY, unburnt=True)
-        if isinstance(error, asyncio.CancelledError):
-            if self.interrupted and self.stopped_for[:1] == ("timeout",):
-                error = _as(
-                    TimeoutError(f"the attempt took longer than its timeout of {self._timeout():g} s"), error
-                )
-            else:
-                error = _as(
-                    asyncio.CancelledError("the job raised it itself, or cancelled its own task"), error
-                )
-        return self._failed(error)
+        return self._failed(self._plain(error))
+
+    def error_in(self, raised: BaseException) -> BaseException | None:
+        """The error that fails the attempt; None where none does: a verb was said, or somebody stopped it."""
+        if self.running.completed or "cancel" in self.stopped_for or isinstance(raised, Verb):
+            return None
+        if self.interrupted and self.stopped_for[:1] == ("shutdown",):
+            return None
+        return self._plain(raised)
+
+    def _plain(self, error: BaseException) -> BaseException:
+        """*error*, or in words what it means that the job was cancelled."""
+        if not isinstance(error, asyncio.CancelledError):
+            return error
+        if self.interrupted and self.stopped_for[:1] == ("timeout",):
+            return _as(
+                TimeoutError(f"the attempt took longer than its timeout of {self.timeout():g} s"), error
+            )
+        return _as(asyncio.CancelledError("the job raised it itself, or cancelled its own task"), error)
+
+    def _said(self, verb: Verb) -> Outcome:
+        outcome = outcome_of(verb, self.job, self.elapsed, self.options, most=self.around.traceback_limit)
+        if isinstance(verb, Retry | Fail):
+            is_final = isinstance(outcome, Finished)
+            self._log_failure(meant(verb), is_last=is_final)
+        return outcome
 
     def _failed(self, error: BaseException, *, loud: bool = True) -> Outcome:
+        """The attempt failed. One whose stored inputs do not fit is not tried again: they would not fit then either."""
         job = self.job
-        last = job.attempt >= job.max_attempts
-        _log(
+        last = job.attempt >= job.max_attempts or isinstance(error, UndecodableInput)
+        self._log_failure(error, is_last=last, loud=loud)
+        text = error_json(job, error, most=self.around.traceback_limit)
+        if last:
+            done = self._finished(FinalState.FAILED)
+            done.error = text
+            return done
+        return Returned(job, LiveState.RETRYABLE, delay=self._wait(), error=text)
+
+    def _log_failure(self, error: BaseException, *, is_last: bool, loud: bool = True) -> None:
+        job = self.job
+        loud = loud and not self.is_quiet
+        log_error(
             logging.ERROR if loud else logging.DEBUG,
             error,
             "job %s (%s) raised after complete(on=…); unless that was committed, it failed at attempt %s of %s%s"
@@ -236,31 +295,37 @@ class Attempt:
             job.kind,
             job.attempt,
             job.max_attempts,
-            ", its last" if last else "",
+            ", its last" if is_last else "",
             extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt},
         )
-        text = error_json(job, error)
-        if last:
-            done = self._finished(FinalState.FAILED)
-            done.error = text
-            return done
-        return Returned(job, LiveState.RETRYABLE, delay=self._wait(), error=text)
 
     def _wait(self) -> float:
         """Seconds until the next attempt. A backoff may be the user's own code, and wrong."""
+        if self.wait is not None:
+            return self.wait
         try:
             own = self._own_options
             backoff = backoff_from_json(own["backoff"]) if "backoff" in own else self.options["backoff"]
             wait = seconds(backoff.delay(self.job.attempt, random.random()), "backoff")
         except Exception as error:
-            _log(logging.ERROR, error, "the backoff of %s is wrong; the default is used", self.job.kind)
+            log_error(logging.ERROR, error, "the backoff of %s is wrong; the default is used", self.job.kind)
             wait = Exponential().delay(self.job.attempt, random.random()).total_seconds()
         return wait
 
-    def _timeout(self) -> float | None:
+    @property
+    def _has_timeout(self) -> bool:
+        return (
+            bool(self.job.options) or self.options["timeout"] is not None or self.around.timeout is not None
+        )
+
+    def timeout(self) -> float | None:
+        """Seconds one attempt may take: its own word, but no more than the runner allows, unless its kind may."""
         own = self._own_options
         given = own["timeout"] if "timeout" in own else self.options["timeout"]
-        return None if given is None else seconds(given, "timeout")
+        most = None if self.options.get("overtime") else self.around.timeout
+        if given is None:
+            return most
+        return seconds(given, "timeout") if most is None else min(seconds(given, "timeout"), most)
 
     @property
     def _own_options(self) -> dict[str, Any]:
@@ -281,49 +346,3 @@ class _RolledBack(Exception):
 def _as(said: BaseException, error: BaseException) -> BaseException:
     """*said*, raised where *error* was."""
     return said.with_traceback(error.__traceback__)
-
-
-def _log(level: int, error: BaseException, message: str, *args: Any, extra: Any = None) -> None:
-    """Log with the traceback, if that can be had: it runs the error's own code, which may raise anything.
-
-    Not that of an error which shows a job's inputs, nor of one that would fill the log.
-    """
-    if type(error) is UndecodableInput:
-        message += ": its stored inputs do not fit the definition here; its errors say where"
-        logger.log(level, message, *args, extra=extra)
-        return
-    try:
-        is_short = len(str(error)) <= MOST_LOGGED
-        if is_short:
-            logger.log(level, message, *args, exc_info=error, extra=extra)
-    except BaseException:
-        is_short = False
-    if not is_short:
-        logger.log(level, f"{message}: %s", *args, words_of(error), extra=extra)  # noqa: G004 -- the same message
-
-
-def words_of(error: BaseException) -> str:
-    """What *error* says, whatever it does when asked."""
-    try:
-        said = str.__str__(str(error))  # of a subclass, an own __format__ would be asked
-    except BaseException:
-        said = "(what it says cannot be had: its __str__ raises)"
-    return f"{type(error).__name__}: {said}"[:MOST_WORDS]
-
-
-def error_json(job: ClaimedJob, error: BaseException, *, with_traceback: bool = True) -> str:
-    """What is remembered of a failed attempt, as JSON Postgres can store."""
-    words = words_of(error)
-    remembered: dict[str, Any] = {"attempt": job.attempt, "error": storable_text(words)}
-    if with_traceback:
-        try:
-            trace = "".join(traceback.format_exception(error))
-        except BaseException:  # too deep, or code of the error's own raises
-            trace = "".join(traceback.format_tb(error.__traceback__)) + words
-        remembered["traceback"] = storable_text(trace[-MOST_TRACEBACK:])
-    return orjson.dumps(remembered).decode()
-
-
-def storable_text(text: str) -> str:
-    """*text* without what Postgres refuses: NUL and lone surrogates, written out instead."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import attrs
@@ -17,7 +17,7 @@ import orjson
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience, link
 from asyncjobs._model.job import ClaimedJob
-from asyncjobs._model.outcome import Finished, Outcome, Returned
+from asyncjobs._model.outcome import Finished, Kept, Outcome, Returned
 from asyncjobs._store.claims import A_BATCH, Claim, find_finished, find_locked, finish_jobs, return_jobs
 from asyncjobs._store.faults import discreet, is_bad_data, is_transient, sqlstate
 from asyncjobs._store.session import Session
@@ -178,7 +178,7 @@ class Completer:
             self._again_at = time.monotonic() + AGAIN_AFTER
         self._aside.append(outcome)
 
-    async def _look_into(self, session: Session, incarnation: int, refused: Iterable[Outcome]) -> set[int]:
+    async def _look_into(self, session: Session, incarnation: int, refused: Sequence[Outcome]) -> set[int]:
         """Refused: written already, when the reply was lost; else taken from this runner. Which are to be written again."""
         claims = {outcome.job.id: Claim(outcome.job.id, outcome.job.token) for outcome in refused}
         done = await find_finished(session, incarnation, claims.values())
@@ -188,8 +188,16 @@ class Completer:
         if self._identity.current != incarnation:  # succeeded meanwhile: they are the new incarnation's
             self._outcomes[:0] = [outcome for outcome in refused if outcome.job.id in lost]
             return set(lost)
-        logger.warning("jobs %s were taken from this runner before it could say what came of them", lost)
+        # One that is gone without a trace, or was settled by a transaction of its own, was most likely written already.
+        unsure = {each.job.id for each in refused if each.is_in_doubt or _keeps_nothing(each)}
+        taken = [job_id for job_id in lost if job_id not in unsure]
+        if taken:
+            logger.warning("jobs %s were taken from this runner before it could say what came of them", taken)
         return set()
+
+
+def _keeps_nothing(outcome: Outcome) -> bool:
+    return isinstance(outcome, Finished) and outcome.kept is Kept.NOTHING
 
 
 _PLAIN = "it could not be stored: "
