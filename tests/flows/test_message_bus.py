@@ -1,0 +1,628 @@
+"""What happened is told in the publisher's transaction: one job for each subscription that matches, in any application."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import attrs
+import pytest
+
+from asyncjobs import (
+    Dependency,
+    Event,
+    InvalidDefinition,
+    InvalidInput,
+    InvalidOption,
+    Is,
+    JobFailed,
+    JobNotPublished,
+    Jobs,
+    JobState,
+    Later,
+    WrongConnection,
+    current_event,
+    current_job,
+    current_locale,
+    in_context,
+    job,
+    publishing,
+    subscribe,
+)
+from asyncjobs._bus import registrar
+from asyncjobs._bus.subscribing import unsubscribe
+from asyncjobs._model.job import Lane
+from tests.connections import KINDS, SESSIONS
+from tests.engine.running import running
+from tests.subscriptions import only, taken
+from tests.waiting import eventually_async
+
+HERE = "test_message_bus"
+ALICE = UUID("6f1d8f63-7f0e-4a6e-8a55-0d6a2d8a9f10")
+
+seen: list[Any] = []
+
+
+class Mailer:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@subscribe("tmb_changed", kind=f"{HERE}:reindex", queue="index", priority=7, max_attempts=3, tags=["search"])
+async def reindex(user_id: UUID, note: str = "no note") -> str:
+    return f"{user_id} {type(user_id).__name__} {note}"
+
+
+@subscribe("tmb_ch*d", kind=f"{HERE}:audit")
+async def audit(event: Event, mailer: Dependency[Mailer]) -> str:
+    return f"{event.name} {event['user_id']} by {mailer.name}"
+
+
+@subscribe(
+    re.compile(r"^tmb_(changed|deleted)$"), where={"email": Is.PRESENT, "plan": "pro"}, kind=f"{HERE}:bill"
+)
+def bill(email: str) -> str:
+    return f"bill {email}"
+
+
+@subscribe("tmb_changed", where={}, kind=f"{HERE}:nothing")
+async def nothing() -> None: ...
+
+
+@subscribe("tmb_moved", timeout=9)
+@subscribe("tmb_moved", call="forget", name="forgetting", queue="slow")
+@attrs.frozen
+class Index(Later, kind=f"{HERE}:Index", queue="index", max_attempts=4):
+    user_id: int
+
+    async def call(self) -> str:
+        return f"index {self.user_id} {current_event().id}"
+
+    async def forget(self) -> str:
+        return f"forget {self.user_id}"
+
+
+@subscribe("tmb_paid", transform=lambda event: {"invoice": event["id"] * 10})
+@job(kind=f"{HERE}:book", queue="books")
+async def book(invoice: int) -> str:
+    event = current_event()
+    return f"{invoice} {event.name} {event['id']}"
+
+
+@subscribe("tmb_paid", transform=lambda event: Receipt(f"no. {event['id']}"), queue="receipts")
+@attrs.frozen
+class Receipt(Later, kind=f"{HERE}:Receipt"):
+    number: str
+
+    async def call(self) -> str:
+        return f"receipt {self.number}"
+
+
+@subscribe("tmb_renamed", kind=f"{HERE}:once", unique=("user_id",), queue="once")
+async def once(user_id: int, name: str) -> str:
+    return f"{user_id} {name}"
+
+
+@subscribe("tmb_asked", kind=f"{HERE}:never")
+async def never(missing: int) -> None: ...
+
+
+@job(kind=f"{HERE}:ask")
+async def ask() -> str:
+    return current_event().name
+
+
+MINE = taken()
+
+
+@pytest.fixture(autouse=True)
+def _mine() -> Iterator[None]:
+    seen.clear()
+    with only(MINE):
+        yield
+
+
+PROVIDE: dict[Any, Any] = {Mailer: lambda: Mailer("otto")}
+
+
+@asynccontextmanager
+async def declared(dsn: str, **given: Any) -> AsyncIterator[Jobs]:
+    """Jobs whose application has subscribed, and of which none runs."""
+    async with Jobs(dsn, provide=PROVIDE, **given) as jobs:
+        await jobs.declare_subscriptions()
+        yield jobs
+
+
+async def kinds(jobs: Jobs) -> list[str]:
+    """The kinds of the jobs there are, shortly, in order of their names."""
+    return sorted(each.kind.removeprefix(f"{HERE}:") for each in await jobs.list_jobs())
+
+
+class ChangedMyMind(Exception):
+    pass
+
+
+@pytest.mark.seed("T13")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_event_becomes_jobs_with_the_publishers_data_or_not_at_all(dsn: str, kind: str) -> None:
+    """ "publish in transaction"; "one job per subscription": on every driver, and in savepoints."""
+    async with declared(dsn) as jobs, KINDS[kind](dsn) as theirs:
+        with suppress(ChangedMyMind):
+            async with theirs.begin():
+                done = await jobs.publish("tmb_changed", {"user_id": str(ALICE)}, on=theirs.on)
+                assert len(done.jobs) == 2
+                raise ChangedMyMind
+        assert await jobs.list_jobs() == []
+        async with theirs.begin():
+            await jobs.publish("tmb_moved", {"user_id": 1}, on=theirs.on)
+            with suppress(ChangedMyMind):
+                async with theirs.nest():
+                    await jobs.publish("tmb_changed", {"user_id": str(ALICE)}, on=theirs.on)
+                    raise ChangedMyMind
+            assert await jobs.list_jobs() == []
+        assert await kinds(jobs) == ["Index", "Index"]
+
+
+async def test_the_ambient_session_is_joined(dsn: str) -> None:
+    """`jobs.on(session)` holds for events as for jobs; without any, the event is committed by itself."""
+    async with declared(dsn) as jobs, KINDS["session"](dsn) as theirs:
+        with suppress(ChangedMyMind):
+            async with theirs.begin(), jobs.on(theirs.on):
+                await jobs.publish("tmb_moved", {"user_id": 1})
+                raise ChangedMyMind
+        assert await jobs.list_jobs() == []
+        done = await jobs.publish("tmb_moved", {"user_id": 1})
+        assert sorted(done.jobs) == sorted(each.id for each in await jobs.list_jobs())
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+async def test_the_runner_of_this_process_is_woken_after_the_commit(dsn: str, kind: str) -> None:
+    """Once, with the lanes the jobs went to."""
+    heard: list[Lane] = []
+
+    class Ears:
+        def is_hungry(self, lane: Lane) -> bool:  # noqa: ARG002
+            return True
+
+        def wake(self, lanes: Any) -> None:
+            heard.extend(lanes)
+
+    async with declared(dsn) as jobs, KINDS[kind](dsn) as theirs:
+        jobs.runner = Ears()
+        async with theirs.begin():
+            await jobs.publish("tmb_moved", {"user_id": 1}, on=theirs.on)
+            assert heard == []
+        assert sorted(heard) == [Lane("index", f"{HERE}:Index"), Lane("slow", f"{HERE}:Index")]
+
+
+@pytest.mark.seed("T13")
+async def test_subscribers_run_with_attributes_or_the_event(dsn: str) -> None:
+    """Attributes are read as the function declares them, what it does not declare is left out; dependencies are supplied."""
+    async with running(dsn, provide=PROVIDE) as jobs:
+        done = await jobs.publish(
+            "tmb_changed", {"user_id": str(ALICE), "plan": "pro", "email": "a@b.ch", "more": [1]}
+        )
+        said = {await jobs.handle(each).result(20) for each in done.jobs}
+        assert said == {f"{ALICE} UUID no note", f"tmb_changed {ALICE} by otto", "bill a@b.ch"}
+        done = await jobs.publish("tmb_deleted", {"email": " ", "plan": "pro"})
+        assert done.jobs == ()
+        moved = await jobs.publish("tmb_moved", {"user_id": 3})
+        said = {await jobs.handle(each).result(20) for each in moved.jobs}
+        assert said == {f"index 3 {moved.id}", "forget 3"}
+
+
+@pytest.mark.seed("T13")
+async def test_each_subscription_has_its_own_queue_priority_and_retries(dsn: str) -> None:
+    """ "per-subscription queue/priority": as said with it, else as its job says."""
+    async with declared(dsn) as jobs:
+        await jobs.publish("tmb_changed", {"user_id": str(ALICE)})
+        await jobs.publish("tmb_moved", {"user_id": 3})
+        found = {
+            (each.kind.removeprefix(f"{HERE}:"), each.method): (
+                each.queue,
+                each.priority,
+                each.max_attempts,
+                each.tags,
+            )
+            for each in await jobs.list_jobs()
+        }
+    assert found == {
+        ("reindex", None): ("index", 7, 3, ("search",)),
+        ("audit", None): ("default", 0, 10, ()),
+        ("Index", "call"): ("index", 0, 4, ()),
+        ("Index", "forget"): ("slow", 0, 4, ()),
+    }
+    db = await asyncpg.connect(dsn)
+    assert (
+        await db.fetchval(
+            "select options->>'timeout' from asyncjobs.live_jobs where queue = 'index' and method = 'call'"
+        )
+        == "9.0"
+    )
+    await db.close()
+
+
+@pytest.mark.seed("T13")
+async def test_what_is_known_of_an_event(dsn: str) -> None:
+    """ "metadata fields": id, name, time, host, application and context; what travels with jobs travels with events."""
+    async with declared(dsn, application="shop") as jobs:
+        before = datetime.now(UTC)
+        with in_context("import"):
+            token = current_locale.set("de_CH")
+            done = await jobs.publish("tmb_changed", {"user_id": 3})
+            current_locale.reset(token)
+        first, second = await jobs.list_jobs()
+        assert first.meta is not None
+        assert second.meta is not None
+        known = first.meta["event"]
+        assert known["id"] == second.meta["event"]["id"] == done.id
+        assert (known["name"], known["host"], known["app"], known["context"]) == (
+            "tmb_changed",
+            socket.gethostname(),
+            "shop",
+            "import",
+        )
+        assert abs(datetime.fromisoformat(known["published_at"]) - before) < timedelta(minutes=5)
+        assert first.meta["carried"]["locale"] == "de_CH"
+        assert first.args == {"user_id": 3}
+
+
+@pytest.mark.seed("T13")
+async def test_an_event_of_later_is_for_those_who_subscribe_until_then(dsn: str) -> None:
+    """ "publish_at": due with delay= or at=, published once, in the transaction that completes the job which does it."""
+    async with running(dsn, provide=PROVIDE) as jobs:
+        await jobs.declare_subscriptions(only=True)
+        unsubscribe("forgetting")
+        planned = await jobs.publish("tmb_moved", {"user_id": 5}, delay=3600)
+        at = await jobs.publish("tmb_moved", {"user_id": 6}, at=datetime(2100, 1, 1, tzinfo=UTC))
+        assert [each.state for each in await jobs.list_jobs()] == [JobState.SCHEDULED] * 2
+        await jobs.declare_subscriptions(only=True)
+        assert await jobs.retry(planned.jobs[0])
+        assert await jobs.retry(at.jobs[0])
+        (job_id,) = await jobs.handle(planned.jobs[0]).result(20)
+        assert await jobs.handle(job_id).result(20) == f"index 5 {planned.id}"
+        (job_id,) = await jobs.handle(at.jobs[0]).result(20)
+        assert await jobs.handle(job_id).result(20) == f"index 6 {at.id}"
+
+
+async def test_an_event_of_later_is_rolled_back_too(dsn: str) -> None:
+    """It is stored with the publisher's data, or not at all."""
+    async with declared(dsn) as jobs, KINDS["session"](dsn) as theirs:
+        with suppress(ChangedMyMind):
+            async with theirs.begin():
+                await jobs.publish("tmb_moved", {"user_id": 5}, delay=3600, on=theirs.on)
+                raise ChangedMyMind
+        assert await jobs.list_jobs() == []
+
+
+@pytest.mark.seed("T13")
+async def test_a_transform_makes_the_inputs(dsn: str) -> None:
+    """ "`transform`": arguments, or the object, out of the event; one job for it, however often it is passed on."""
+    async with running(dsn, provide=PROVIDE) as jobs:
+        done = await jobs.publish("tmb_paid", {"id": 4})
+        passed_on = [await jobs.handle(each).result(20) for each in done.jobs]
+        said = {await jobs.handle(each).result(20) for each in passed_on}
+        assert said == {"40 tmb_paid 4", "receipt no. 4"}
+        assert {each.queue for each in await jobs.list_jobs() if each.id in passed_on} == {
+            "books",
+            "receipts",
+        }
+
+
+@pytest.mark.seed("T13")
+async def test_a_subscriber_that_is_unique_in_the_queue_is(dsn: str) -> None:
+    """Its key is computed by its own code, where the event is passed on."""
+    async with declared(dsn) as jobs:
+        await jobs.pause("once")
+        for name in ("a", "b", "c"):
+            await jobs.publish("tmb_renamed", {"user_id": 1, "name": name})
+        await jobs.publish("tmb_renamed", {"user_id": 2, "name": "z"})
+        await jobs.resume("once")
+        relays = [each.id for each in await jobs.list_jobs()]
+    with only({}):
+        async with running(dsn, provide=PROVIDE, slots=1) as jobs:
+            found = {await jobs.handle(each).result(20) for each in relays}
+            assert 2 <= len(found) <= 4  # the first may have been done before the next is passed on
+            said = [await jobs.handle(each).result(20) for each in found]
+            assert "2 z" in said
+
+
+@pytest.mark.seed("T13")
+async def test_a_subscriber_may_live_in_another_application(dsn: str) -> None:
+    """The publisher knows nothing of it; what is published while it is down waits for it."""
+    program = [sys.executable, "-m", "tests.flows.other_application", dsn]
+    async with Jobs(dsn, application="shop") as jobs:
+        assert (await jobs.publish("tmb_signed_up", {"name": "Ada", "country": "ch"})).jobs == ()
+        ids = []
+        for name in ("Ada", "Bea"):
+            other = await asyncio.create_subprocess_exec(
+                *program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert other.stdin is not None
+            assert other.stdout is not None
+            if not ids:
+                assert await other.stdout.readline() == b"running\n"
+                ids += (await jobs.publish("tmb_signed_up", {"name": name, "country": "ch"})).jobs
+                assert (await jobs.publish("tmb_signed_up", {"name": name, "country": "de"})).jobs == ()
+            assert await jobs.handle(ids[-1]).result(20) == f"Grüezi {name}, says shop"
+            other.stdin.close()
+            assert await other.wait() == 0
+            ids += (await jobs.publish("tmb_signed_up", {"name": "Bea", "country": "ch"})).jobs  # nobody runs
+        (waits,) = [each for each in await jobs.list_jobs() if each.state is JobState.AVAILABLE]
+        assert (waits.queue, waits.priority) == ("mails", 3)
+
+
+# Added and removed.
+
+
+async def test_what_is_published_after_a_subscription_reaches_it(dsn: str) -> None:
+    """ "subscriber add/remove without losing in-flight events": a runner has subscribed as soon as it runs."""
+    async with Jobs(dsn) as publisher:
+        assert (await publisher.publish("tmb_moved", {"user_id": 1})).jobs == ()
+        async with running(dsn, provide=PROVIDE, wait=False, application="a"):
+            assert len((await publisher.publish("tmb_moved", {"user_id": 1})).jobs) == 2
+        assert len((await publisher.publish("tmb_moved", {"user_id": 1})).jobs) == 2
+
+
+@pytest.mark.seed("T13")
+async def test_nothing_is_lost_while_subscriptions_come_and_go(dsn: str) -> None:
+    """ "subscriber add/remove without losing in-flight events": whatever others do, the one that stays gets everything."""
+    kept = {name: each for name, each in MINE.items() if name == "forgetting"}
+    async with Jobs(dsn, application="a") as jobs, Jobs(dsn, application="a") as other:
+        with only(kept):
+            await jobs.declare_subscriptions(only=True)
+        stop = asyncio.Event()
+
+        async def come_and_go() -> None:
+            while not stop.is_set():
+                with only(MINE):
+                    await other.declare_subscriptions()
+                with only(kept):
+                    await other.declare_subscriptions(only=True)
+
+        moving = asyncio.create_task(come_and_go())
+        for number in range(100):
+            await jobs.publish("tmb_moved", {"user_id": number})
+        stop.set()
+        await moving
+        got = sorted(
+            each.args["user_id"] for each in await jobs.list_jobs(limit=500) if each.method == "forget"
+        )
+        assert got == list(range(100))
+
+
+async def test_a_job_outlives_its_subscription(dsn: str) -> None:
+    """It was stored, and runs where its kind is known."""
+    async with declared(dsn) as jobs:
+        done = await jobs.publish("tmb_moved", {"user_id": 9})
+        with only({}):
+            await jobs.declare_subscriptions(only=True)
+            assert await jobs.list_subscriptions() == []
+            assert (await jobs.publish("tmb_moved", {"user_id": 9})).jobs == ()
+    with only({}):
+        async with running(dsn, provide=PROVIDE) as jobs:
+            said = {await jobs.handle(each).result(20) for each in done.jobs}
+            assert said == {f"index 9 {done.id}", "forget 9"}
+
+
+async def test_an_old_version_beside_a_new_one_keeps_its_own_and_changes_nothing(dsn: str) -> None:
+    """Of the same name, the one started last decides; what only the old one has stays as long as it runs, and an hour."""
+    async with Jobs(dsn, application="a") as old, Jobs(dsn, application="a") as new:
+        await old.declare_subscriptions()
+        newer = {"forgetting": attrs.evolve(MINE["forgetting"], queue="newer")}
+        with only(newer):
+            await new.declare_subscriptions()
+        await old._registrar.round()
+        queues = {each.name: each.queue for each in await old.list_subscriptions()}
+        assert queues["forgetting"] == "newer"
+        assert set(queues) == set(MINE)
+
+        db = await asyncpg.connect(dsn)
+        await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
+        new._registrar._since = 1e-9 - registrar.FORGOTTEN_AFTER  # it has run for that long
+        await old._registrar.round()
+        with only(newer):
+            await new._registrar.round()
+            assert {each.name for each in await old.list_subscriptions()} == set(MINE)  # the old one said so
+            await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
+            await new._registrar.round()
+        assert {each.name for each in await old.list_subscriptions()} == set(newer)
+        await db.close()
+
+
+async def test_applications_leave_each_others_subscriptions_alone(dsn: str) -> None:
+    """Two of the same name are two, and each gets its job."""
+    async with declared(dsn, application="a") as jobs, declared(dsn, application="b"):
+        assert len((await jobs.publish("tmb_moved", {"user_id": 1})).jobs) == 4
+        with only({}):
+            await jobs.declare_subscriptions(only=True)
+        assert {each.app for each in await jobs.list_subscriptions()} == {"b"}
+
+
+async def test_processes_without_subscribers_take_no_part(dsn: str) -> None:
+    """One that only serves pages does not take from one that has subscribed."""
+    async with declared(dsn) as jobs:
+        with only({}):
+            async with running(dsn, provide=PROVIDE):
+                assert len(await jobs.list_subscriptions()) == len(MINE)
+
+
+# In tests.
+
+
+@pytest.mark.seed("T13")
+async def test_inline(dsn: str) -> None:
+    """ "local modes for tests": subscribers run at once, from the same JSON, and nothing is stored."""
+    ran: list[str] = []
+
+    @subscribe("tmb_inline", kind=f"{HERE}:inline")
+    async def inline(event: Event, user_id: UUID) -> None:
+        ran.append(f"{event.name} {user_id!r}")
+
+    @subscribe("tmb_inline", kind=f"{HERE}:inline_sync")
+    def inline_sync(user_id: str) -> None:
+        ran.append(user_id)
+
+    @subscribe("tmb_inline", transform=lambda event: {"word": str(event["user_id"])})
+    @job(kind=f"{HERE}:inline_transformed")
+    async def transformed(word: str) -> None:
+        ran.append(f"word {word}")
+
+    async with Jobs(dsn, provide=PROVIDE) as jobs:
+        with publishing("inline") as events:
+            done = await jobs.publish("tmb_inline", {"user_id": str(ALICE)})
+            await jobs.publish("tmb_nobody", {"at": "once"}, delay=60)
+        assert done.jobs == ()
+        assert [(each.name, dict(each.attributes)) for each in events] == [
+            ("tmb_inline", {"user_id": str(ALICE)}),
+            ("tmb_nobody", {"at": "once"}),
+        ]
+        assert sorted(ran) == sorted([f"tmb_inline {ALICE!r}", str(ALICE), f"word {ALICE}"])
+        assert await jobs.list_jobs() == []
+
+
+async def test_inline_raises_what_subscribers_raise(dsn: str) -> None:
+    """A test sees it where it published."""
+
+    @subscribe("tmb_breaks", kind=f"{HERE}:breaks")
+    async def breaks() -> None:
+        raise ChangedMyMind
+
+    async with Jobs(dsn) as jobs:
+        with publishing("inline"), pytest.raises(ChangedMyMind):
+            await jobs.publish("tmb_breaks")
+
+
+@pytest.mark.seed("T13")
+async def test_standalone(dsn: str) -> None:
+    """ "local modes for tests": the subscribers of this process become jobs, though nobody has declared them."""
+    async with running(dsn, provide=PROVIDE) as jobs:
+        with only({}):
+            await jobs.declare_subscriptions(only=True)
+        with publishing("standalone"):
+            done = await jobs.publish("tmb_moved", {"user_id": 7})
+        said = {await jobs.handle(each).result(20) for each in done.jobs}
+        assert said == {f"index 7 {done.id}", "forget 7"}
+
+
+@pytest.mark.seed("T13")
+async def test_suppress(dsn: str) -> None:
+    """ "local modes for tests": nothing happens, and the test sees what would have; outside, all is as before."""
+    async with declared(dsn) as jobs:
+        with publishing("suppress") as events:
+            await jobs.publish("tmb_moved", {"user_id": 7})
+            with pytest.raises(InvalidInput):
+                await jobs.publish("tmb_moved", {"user_id": object()})
+        assert [each["user_id"] for each in events] == [7]
+        assert await jobs.list_jobs() == []
+        await jobs.publish("tmb_moved", {"user_id": 7})
+        assert len(await jobs.list_jobs()) == 2
+    with pytest.raises(InvalidOption, match="inline, standalone, suppress"), publishing("loud"):  # type: ignore[arg-type]
+        pass
+
+
+# What is wrong is said at once.
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "given", "words"),
+    [
+        ("", {}, {}, "not a name"),
+        ("a\nb", {}, {}, "not a name"),
+        ("tmb_*", {}, {}, "is a pattern"),
+        ("a", {"when": datetime(2026, 1, 1, tzinfo=UTC)}, {}, "event 'a' cannot be stored.*when"),
+        ("a", {"x": float("nan")}, {}, "cannot be stored"),
+        ("a", {1: 2}, {}, "keys are text"),
+        ("a", [1], {}, "dictionary"),
+        ("a", {}, {"delay": -1}, "negative"),
+        ("a", {}, {"at": datetime(2026, 1, 1)}, "time zone"),  # noqa: DTZ001
+        ("a", {}, {"at": datetime(2026, 1, 1, tzinfo=UTC), "delay": 1}, "both say when"),
+        ("a", {"x": "x" * 1_000_001}, {}, "more than the limit"),
+    ],
+)
+async def test_what_cannot_be_published_is_said(
+    dsn: str, name: Any, attributes: Any, given: Any, words: str
+) -> None:
+    """In the publisher, before anything is stored."""
+    async with declared(dsn) as jobs:
+        with pytest.raises((InvalidOption, InvalidInput), match=words):
+            await jobs.publish(name, attributes, **given)
+        assert await jobs.list_jobs() == []
+
+
+async def test_publishing_on_what_is_no_connection_is_said(dsn: str) -> None:
+    """As enqueuing there is."""
+    async with declared(dsn) as jobs:
+        with pytest.raises(WrongConnection, match="no connection"):
+            await jobs.publish("a", on=object())
+
+
+@pytest.mark.parametrize(
+    ("event", "given", "words"),
+    [
+        ("", {}, "not a name"),
+        (re.compile("(?=a)"), {}, "database matches it"),
+        (re.compile("a", re.IGNORECASE), {}, "without flags"),
+        ("a", {"where": {"x": object()}}, "nothing an attribute can be.*Is.PRESENT"),
+        ("a", {"where": {"x": {1, 2}}}, "nothing an attribute can be"),
+        ("a", {"where": {1: 2}}, "named by text"),
+        ("a", {"where": ["x"]}, "no dictionary"),
+        ("a", {"where": {"x": "\0"}}, "cannot be stored"),
+        ("a", {"where": {"x": re.compile(r"(a)\1")}}, "database matches it"),
+        ("a", {"queu": "x"}, "did you mean 'queue'"),
+    ],
+)
+def test_what_cannot_be_subscribed_is_said(event: Any, given: Any, words: str) -> None:
+    """Where it is written."""
+
+    async def function() -> None: ...
+
+    with pytest.raises(InvalidOption, match=words):
+        subscribe(event, **given)(function)
+
+
+def test_what_cannot_be_a_subscriber_is_said() -> None:
+    """Also where it is written."""
+    with pytest.raises(InvalidDefinition, match="give this one a name of its own with name="):
+        subscribe("tmb_moved", where={"a": 1})(Index)
+    with pytest.raises(InvalidDefinition, match="no public method 'cal'; did you mean 'call'"):
+        subscribe("tmb_moved", call="cal")(Index)
+    with pytest.raises(InvalidDefinition, match="names the method of a Later class"):
+        subscribe("tmb_moved", call="x")(lambda: None)
+    with pytest.raises(InvalidDefinition, match="inside a function"):
+
+        @subscribe("tmb_moved")
+        async def inside() -> None: ...
+
+
+async def test_a_job_nobody_published_has_no_event(dsn: str) -> None:
+    """It is said in words."""
+    with pytest.raises(JobNotPublished, match="take the attributes as arguments"):
+        current_event()
+    async with running(dsn, provide=PROVIDE) as jobs:
+        handle = await ask.set(max_attempts=1).later()
+        with pytest.raises(JobFailed, match="JobNotPublished"):
+            await handle.result(20)
+        assert current_job().id is None
+        del jobs
+
+
+async def test_attributes_that_do_not_fit_fail_one_subscriber_alone(dsn: str) -> None:
+    """The others have their own jobs."""
+    async with running(dsn, provide=PROVIDE) as jobs:
+        done = await jobs.publish("tmb_asked", {"other": 1})
+
+        async def failed() -> bool:
+            found = await jobs.get_job(done.jobs[0])
+            return found is not None and bool(found.errors) and "missing" in found.errors[0].error
+
+        await eventually_async(failed)
