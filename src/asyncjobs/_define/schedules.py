@@ -27,7 +27,7 @@ _OF_ONE_CALL = ("on", "jobs", "delay", "at")
 _THE_TICK = f'"{TICK.isoformat()}"'
 
 
-class _Repeated:
+class Repeating:
     """What every schedule says besides its times."""
 
     timing: Timing
@@ -89,7 +89,7 @@ class _Repeated:
         raise NotImplementedError
 
 
-class Cron(_Repeated):
+class Cron(Repeating):
     """`Cron("0 3 * * *", Nightly())`: a job at the times of a cron expression, on the clock of *timezone*.
 
     *what* is a service object (its `call`), a prepared call (`obj.prepare("other")`, `send.prepare(42)`), or a `@job` that takes
@@ -121,7 +121,7 @@ class Cron(_Repeated):
         return {"cron": self.expression, "timezone": self.timezone, "every": None}
 
 
-class Every(_Repeated):
+class Every(Repeating):
     """`Every(timedelta(minutes=5), sweep)`: a job every so often, counted from 1970 in UTC. The rest as `Cron`."""
 
     def __init__(
@@ -144,14 +144,14 @@ class Every(_Repeated):
         return {"cron": None, "timezone": "UTC", "every": self.interval.total_seconds()}
 
 
-def check_schedules(given: object) -> list[Cron | Every]:
+def check_schedules(given: object) -> list[Repeating]:
     """The schedules of a Jobs, checked where they are written."""
-    if isinstance(given, Cron | Every) or not isinstance(given, Iterable):
+    if isinstance(given, Repeating) or not isinstance(given, Iterable):
         raise InvalidOption(f"schedules= takes a list of Cron(…) and Every(…), not {given!r:.120}")
     schedules = list(given)
     names: set[str] = set()
     for each in schedules:
-        if not isinstance(each, Cron | Every):
+        if not isinstance(each, Repeating):
             raise InvalidOption(
                 f"schedules= takes a list of Cron(…) and Every(…), and {each!r:.120} is neither"
             )

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.enqueueing import codec_of
 from asyncjobs._define.handle import Handle, reader_by_kind
-from asyncjobs._define.schedules import Cron, Every, job_of_tick
+from asyncjobs._define.schedules import Repeating, job_of_tick
 from asyncjobs._enqueue.enqueuer import Enqueuer, lanes_of
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.schedule import Schedule, StoredSchedule
@@ -22,6 +22,9 @@ from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
 from asyncjobs.errors import InvalidOption, ScheduleNotFound
 
+All = list[Schedule]  # where `list` is a method
+Times = list[datetime]
+
 
 class Schedules:
     """The schedules of one database: those declared in code, and those created here."""
@@ -30,7 +33,7 @@ class Schedules:
         self._jobs = jobs
         self._changed = changed  #: tells the runner of this process, which may not hear of it otherwise
 
-    async def list(self) -> list[Schedule]:
+    async def list(self) -> All:
         """Every schedule, by name."""
         return [_shown(each) for each in await self._jobs.ask(store.list_schedules)]
 
@@ -38,12 +41,12 @@ class Schedules:
         """One schedule. Raises ScheduleNotFound."""
         return _shown(await self._stored(name))
 
-    async def create(self, schedule: Cron | Every, *, on: Any = None, replace: bool = False) -> None:
+    async def create(self, schedule: Repeating, *, on: Any = None, replace: bool = False) -> None:
         """Store *schedule*, which ticks from now on, until it is deleted. With *on*, when that transaction commits.
 
         Raises InvalidOption when the name is taken; with *replace*, only when code declares it.
         """
-        if not isinstance(schedule, Cron | Every):
+        if not isinstance(schedule, Repeating):
             raise InvalidOption(f"create takes Cron(…) or Every(…), not {schedule!r:.120}")
         new = schedule.new_schedule(codec_of(self._jobs))
         if on is None:
@@ -88,7 +91,7 @@ class Schedules:
             self._jobs.runner.wake(lanes_of([job]))
         return Handle(job_id, True, self._jobs, reader_by_kind(codec))
 
-    async def preview(self, name: str, count: int = 5) -> list[datetime]:
+    async def preview(self, name: str, count: int = 5) -> Times:
         """When it ticks next, on the clock of its time zone. Raises ScheduleNotFound."""
         schedule = await self._stored(name)
         zone = ZoneInfo(schedule.timezone)

@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from asyncjobs._define.codec import Codec
-from asyncjobs._define.schedules import Cron, Every
+from asyncjobs._define.schedules import Repeating
 from asyncjobs._engine.link import Patience
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.schedule import StoredSchedule
@@ -38,7 +38,7 @@ LOOK_AGAIN = 1.0  #: seconds until the next look at what is due and waits: for i
 class Declared:
     """What the code of an application says of its schedules."""
 
-    schedules: Sequence[Cron | Every] | None = None  #: None: nothing, and those that are stored stay
+    schedules: Sequence[Repeating] | None = None  #: None: nothing, and those that are stored stay
     application: str = "default"  #: who says so, where several applications share a database
 
 
@@ -137,7 +137,7 @@ class Ticker:
                 logger.exception("schedule %r does not tick from this process", schedule.name)
             return None
 
-    async def _declare(self, session: Session, declared: Sequence[Cron | Every]) -> None:
+    async def _declare(self, session: Session, declared: Sequence[Repeating]) -> None:
         outcomes = await declare_schedules(
             session, [each.new_schedule(self._codec) for each in declared], self._application
         )
