@@ -11,12 +11,15 @@ import orjson
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.chores import find_orphans, rescue_jobs
 from asyncjobs._store.faults import discreet, is_transient, sqlstate
+from asyncjobs._store.locks import sweep_locks
 from asyncjobs._store.runners import find_suspects
 from asyncjobs._store.session import Session
 
 logger = logging.getLogger("asyncjobs")
 
 ORPHANS_EVERY = 60.0  #: seconds; looking for them reads every claimed job
+LOCKS_EVERY = 2.0
+HANDED_OVER = 60.0  #: seconds a job has to be claimed in once a lock was handed over to it; then it is the next one's
 
 
 class Sweep:
@@ -27,7 +30,7 @@ class Sweep:
         self._vigilance = vigilance
         self._began_at = anyio.current_time()
         self._suspected_at: dict[int, float] = {}
-        self._orphans_at = self._began_at
+        self._orphans_at = self._locks_at = self._began_at
 
     async def look(self, incarnation: int, ours: Collection[int] = ()) -> None:
         """One look; rescues whoever is dead beyond doubt. Locks of *ours* look free to the session that holds them."""
@@ -45,10 +48,24 @@ class Sweep:
             suspected_for = now - self._suspected_at[suspect.incarnation]
             if settled and (suspect.lease_over or suspected_for >= self._vigilance.look_every * 0.9):
                 await self._rescue(suspect.incarnation)
+        if now - self._locks_at >= LOCKS_EVERY:
+            self._locks_at = now
+            await self._sweep_locks()
         if now - self._orphans_at >= ORPHANS_EVERY:
             self._orphans_at = now
             for orphan in await find_orphans(self._session):
                 await self._rescue(orphan)
+
+    async def _sweep_locks(self) -> None:
+        try:
+            swept = await sweep_locks(self._session, HANDED_OVER)
+        except Exception as refusal:
+            if is_transient(refusal) or sqlstate(refusal) is None:
+                raise
+            logger.error("locks cannot be looked after: %s", discreet(refusal))  # noqa: TRY400
+            return
+        if swept.freed:
+            logger.warning("%s locks were held by jobs that are gone, or did not begin", swept.freed)
 
     async def _rescue(self, incarnation: int) -> None:
         error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()

@@ -105,3 +105,9 @@ class Job:
     result: Any
     result_error: str | None
     errors: tuple[AttemptError, ...]
+
+    @property
+    def name(self) -> str:
+        """What runs, for people: `ExportStations.call`, `send_welcome`; of a job nobody here can decode, too."""
+        short = self.kind.rpartition(":")[2]
+        return short if self.method is None else f"{short}.{self.method}"

@@ -1,0 +1,21 @@
+-- What a crash, a race or a stranger's statement left: a lock nobody holds, and a job that waits for a slot that is free.
+-- $1 float8  seconds in which a job that a lock was handed to must have been claimed; else the next in turn gets it
+-- One runner at a time looks. Who claims such a job meanwhile has its row, and is passed by.
+with alone as materialized (
+  select pg_try_advisory_xact_lock(1634364785, hashtext('asyncjobs:locks')) as mine
+), forgotten as materialized (
+  select job
+    from asyncjobs.locks
+   where not exists (select from asyncjobs.live_jobs where id = job) and (select mine from alone)
+), late as materialized (
+  select id
+    from asyncjobs.live_jobs
+   where id = any (array(select job from asyncjobs.locks where since < clock_timestamp() - $1::float8 * interval '1 s'))
+     and runner is null and (select mine from alone)
+   order by id
+     for update skip locked
+), freed as materialized (
+  select sum(asyncjobs.let_go(job)) as locks from (select job from forgotten union select id from late) holders
+)
+select coalesce((select locks from freed), 0)::bigint as freed,
+       case when (select mine from alone) then asyncjobs.settle_locks(null) else 0 end as handed

@@ -1,0 +1,349 @@
+"""`lock=`: of the jobs that are alike, so many run at a time, and the others wait for nothing that costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import asyncpg
+import attrs
+import pytest
+
+from asyncjobs import InvalidDefinition, InvalidOption, Jobs, JobState, Later, Lock, current_job, job
+from asyncjobs._store.chores import rescue_jobs
+from asyncjobs._store.session import Session
+from tests.engine.running import running
+from tests.waiting import eventually_async
+
+KIND = "test_locks:"
+
+gates: dict[str, asyncio.Event] = {}
+now: Counter[str] = Counter()
+most: Counter[str] = Counter()
+order: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> None:
+    gates.clear()
+    now.clear()
+    most.clear()
+    order.clear()
+
+
+def gate(name: str) -> asyncio.Event:
+    return gates.setdefault(name, asyncio.Event())
+
+
+async def inside(key: str, name: str = "", *, gated: bool = False) -> None:
+    now[key] += 1
+    most[key] = max(most[key], now[key])
+    order.append(name)
+    try:
+        if gated:
+            await gate(name).wait()
+        else:
+            await asyncio.sleep(0.001)
+    finally:
+        now[key] -= 1
+
+
+@attrs.frozen
+class Bill(Later, lock="tenant", kind=KIND + "bill"):
+    tenant: str
+    name: str = ""
+    gated: bool = False
+
+    async def call(self) -> None:
+        await inside(self.tenant, self.name, gated=self.gated)
+
+    async def fails_once(self) -> None:
+        order.append(f"{self.name} {current_job().attempt}")
+        if current_job().attempt == 1:
+            raise ValueError("once")
+
+    async def in_a_transaction(self) -> None:
+        await inside(self.tenant, self.name, gated=self.gated)
+        async with current_job().transaction() as connection:
+            await connection.execute("select 1")
+
+
+@attrs.frozen
+class Export(Later, lock=Lock("tenant", namespace="accounts", slots=2), kind=KIND + "export"):
+    tenant: str
+
+    async def call(self) -> None:
+        await inside("accounts")
+
+
+@attrs.frozen
+class Import(Later, lock=Lock("tenant", namespace="accounts", slots=2), kind=KIND + "import"):
+    user: str
+
+    @property
+    def tenant(self) -> str:
+        return self.user.partition("@")[2]
+
+    async def call(self) -> None:
+        await inside("accounts")
+
+
+@job(kind=KIND + "mail", lock=("user", "locale"))
+async def mail(user: int, text: str = "", locale: str = "en") -> None:
+    await inside(f"{user} {locale}", text)
+
+
+@job(kind=KIND + "plain")
+async def plain(name: str) -> None:
+    await inside("plain", name)
+
+
+async def state_of(jobs: Jobs, job_id: int) -> JobState | None:
+    found = await jobs.get_job(job_id)
+    return None if found is None else found.state
+
+
+async def no_locks_left(dsn: str) -> bool:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return bool(await connection.fetchval("select not exists (select from asyncjobs.locks)"))
+    finally:
+        await connection.close()
+
+
+@pytest.mark.seed("T5")
+async def test_the_loser_waits_at_no_cost_and_follows_at_once(dsn: str) -> None:
+    """T5: "loser waits without requeue churn and without consuming a slot or an attempt".
+
+    With one slot, another job runs beside the holder's waiter; with no poll, the waiter begins when the holder ends.
+    """
+    async with running(dsn, slots=2) as jobs:
+        first = await Bill("acme", "first", gated=True).later("call")
+        await eventually_async(lambda: began("first"))
+        second = await Bill("acme", "second").later("call")
+        await eventually_async(lambda: is_(jobs, second.id, JobState.BLOCKED))
+        await (await plain.later("beside")).result(timeout=20)
+        blocked = await jobs.get_job(second.id)
+        assert blocked is not None and (blocked.attempt, blocked.runner, blocked.started_at) == (
+            0,
+            None,
+            None,
+        )
+        gate("first").set()
+        await second.result(timeout=20)
+        await first.result(timeout=20)
+        done = await jobs.get_job(second.id)
+        assert done is not None and done.attempt == 1
+    assert order == ["first", "beside", "second"]
+    assert most["acme"] == 1
+    assert await no_locks_left(dsn)
+
+
+async def began(name: str) -> bool:
+    return name in order
+
+
+async def is_(jobs: Jobs, job_id: int, state: JobState) -> bool:
+    return await state_of(jobs, job_id) is state
+
+
+@pytest.mark.seed("T5")
+async def test_across_classes_and_processes_at_most_n(dsn: str) -> None:
+    """T5: "across classes through lock_namespace": two kinds, one of which computes the attribute, on three runners."""
+    async with running(dsn) as one, Jobs(dsn).running(), Jobs(dsn).running():
+        handles = [
+            await (Export("acme") if number % 2 else Import("ann@acme")).later("call", jobs=one)
+            for number in range(40)
+        ]
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert most["accounts"] == 2
+    assert await no_locks_left(dsn)
+
+
+@pytest.mark.seed("T5")
+async def test_a_killed_runners_lock_is_freed(dsn: str) -> None:
+    """T5: "freed on crash within rescue time": the dead one's job waits again, the next has the lock."""
+    async with running(dsn) as jobs:
+        connection = await asyncpg.connect(dsn)
+        held = await Bill("acme", "held").later("call", delay=3600)
+        await connection.execute(
+            "insert into asyncjobs.runners (incarnation, lock_key, holds_lock, lease, name, version, seen_at) "
+            "values (5, 5, false, interval '1 s', 'dead', '0', now() - interval '1 h')"
+        )
+        await connection.execute(
+            "update asyncjobs.live_jobs set state = 0, runner = 5, token = 1, attempt = 1, started_at = now() where id = $1",
+            held.id,
+        )
+        await connection.execute(
+            "insert into asyncjobs.locks (key, slot, job, token) "
+            "select lock_key, 1, id, token from asyncjobs.live_jobs where id = $1",
+            held.id,
+        )
+        waiting = await Bill("acme", "waiting").later("call")
+        await eventually_async(lambda: is_(jobs, waiting.id, JobState.BLOCKED))
+        await rescue_jobs(Session(connection, "asyncjobs"), 5, blame=True, max_crashes=3, error="{}")
+        await waiting.result(timeout=20)
+        await connection.close()
+
+
+@pytest.mark.seed("T5")
+async def test_waiters_begin_in_their_order(dsn: str) -> None:
+    """T5: "FIFO among waiters by priority"."""
+    async with running(dsn) as jobs:
+        await Bill("acme", "first", gated=True).later("call")
+        await eventually_async(lambda: began("first"))
+        handles = [
+            await Bill("acme", name).later("call", priority=priority)
+            for name, priority in (("c", 0), ("d", 0), ("e", 3), ("b", -1), ("a", -2))
+        ]
+        for handle in handles:
+            await eventually_async(lambda handle=handle: is_(jobs, handle.id, JobState.BLOCKED))
+        gate("first").set()
+        for handle in handles:
+            await handle.result(timeout=20)
+    assert order == ["first", "a", "b", "c", "d", "e"]
+
+
+@pytest.mark.seed("T5")
+async def test_a_failed_attempt_lets_go_until_its_next(dsn: str) -> None:
+    """While a job waits for its retry, others of its key run; its next attempt asks for the lock again."""
+    async with running(dsn) as jobs:
+        failing = await Bill("acme", "failing").later("fails_once", max_attempts=2)
+        await eventually_async(lambda: is_(jobs, failing.id, JobState.RETRYABLE))
+        await (await Bill("acme", "between").later("call")).result(timeout=20)
+        assert await jobs.retry(failing.id)
+        await failing.result(timeout=20)
+    assert order == ["failing 1", "between", "failing 2"]
+    assert await no_locks_left(dsn)
+
+
+@pytest.mark.seed("T6")
+async def test_a_lock_of_one_call(dsn: str) -> None:
+    """T6: "per-enqueue dynamic locks": `later` may name another lock than the class, or none."""
+    async with running(dsn) as jobs:
+        await Bill("acme", "first", gated=True).later("call", lock=Lock(key="of my own"))
+        await eventually_async(lambda: began("first"))
+        same = await plain.set(lock=Lock(key="of my own", namespace=KIND + "bill")).later("same key")
+        await eventually_async(lambda: is_(jobs, same.id, JobState.BLOCKED))
+        await (await Bill("acme", "by the class").later("call")).result(timeout=20)
+        await (await Bill("acme", "by none").later("call", lock=None)).result(timeout=20)
+        gate("first").set()
+        await same.result(timeout=20)
+
+
+async def test_arguments_of_functions_make_keys(dsn: str) -> None:
+    """What was left out counts as its default; another value is another key."""
+    async with running(dsn):
+        handles = [await mail.later(1, str(number)) for number in range(6)]
+        handles += [await mail.later(1, str(number), locale="de") for number in range(6)]
+        for handle in handles:
+            await handle.result(timeout=20)
+    assert (most["1 en"], most["1 de"]) == (1, 1)
+
+
+async def test_one_that_completes_in_its_own_transaction_hands_over(dsn: str) -> None:
+    """When that commits, in whatever order waiting and ending meet."""
+    async with running(dsn):
+        handles = [await Bill("acme", str(number)).later("in_a_transaction") for number in range(12)]
+        for handle in handles:
+            await handle.result(timeout=20)
+    assert most["acme"] == 1
+    assert await no_locks_left(dsn)
+
+
+async def test_cancelled_and_snoozed_ones_let_go(dsn: str) -> None:
+    """However an attempt ends."""
+    async with running(dsn) as jobs:
+        first = await Bill("acme", "first", gated=True).later("call")
+        await eventually_async(lambda: began("first"))
+        second = await Bill("acme", "second").later("call")
+        await eventually_async(lambda: is_(jobs, second.id, JobState.BLOCKED))
+        assert await first.cancel() == "requested"
+        await second.result(timeout=20)
+    assert await no_locks_left(dsn)
+
+
+async def test_stopping_lets_go(dsn: str) -> None:
+    """A runner that stops gives its jobs back, and their locks to those who wait."""
+    async with Jobs(dsn, shutdown_timeout=1).running() as jobs:
+        first = await Bill("acme", "first", gated=True).later("call")
+        await eventually_async(lambda: began("first"))
+        second = await Bill("acme", "second").later("call")
+        await eventually_async(lambda: is_(jobs, second.id, JobState.BLOCKED))
+    gate("first").set()
+    async with running(dsn) as jobs:
+        await jobs.handle(second.id).result(timeout=20)
+        await jobs.handle(first.id).result(timeout=20)
+    assert await no_locks_left(dsn)
+
+
+async def test_jobs_without_locks_send_no_statement_more(dsn: str) -> None:
+    """Neither where they are claimed nor where they end: the lock's statements are of those who have one."""
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("drop function asyncjobs.acquire_locks, asyncjobs.let_go")
+    async with running(dsn):
+        for handle in [await plain.later(str(number)) for number in range(20)]:
+            await handle.result(timeout=20)
+    await connection.close()
+    assert most["plain"] >= 1
+
+
+async def test_a_hot_key_is_handed_over_with_no_poll(dsn: str) -> None:
+    """A hundred jobs of one key, and nothing that looks now and then: each begins because the one before it ended."""
+    async with running(dsn, slots=10):  # which looks once an hour
+        handles = [await mail.later(7, str(number)) for number in range(100)]
+        for handle in handles:
+            await handle.result(timeout=30)
+    assert most["7 en"] == 1
+    assert order == [str(number) for number in range(100)]
+
+
+# What is refused
+
+
+def test_a_name_that_is_no_input_is_refused_where_it_is_written() -> None:
+    """Of a class, and of a function."""
+    with pytest.raises(InvalidDefinition, match="did you mean 'tenant'"):
+
+        @attrs.frozen
+        class Wrong(Later, lock="tennant", kind=KIND + "wrong"):
+            tenant: str
+
+            async def call(self) -> None: ...
+
+    with pytest.raises(InvalidDefinition, match="lock="):
+
+        @job(kind=KIND + "wrong function", lock="users")
+        async def wrong(user: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("lock", "words"),
+    [(5, "lock=5"), ((), "lock="), ("", "lock="), (("a", "a"), "twice"), (["a", 3], "lock=")],
+)
+def test_what_is_no_lock_is_refused(lock: Any, words: str) -> None:
+    """Where it is written."""
+    with pytest.raises(InvalidOption, match=words):
+        job(kind=KIND + "never", lock=lock)(lambda: None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"slots": 0}, {"slots": True}, {"slots": 1.5}, {"slots": 1001}, {"namespace": 5}, {"key": 5}],
+)
+def test_a_lock_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    """Where it is made."""
+    with pytest.raises(InvalidOption):
+        Lock(**wrong)
+    with pytest.raises(InvalidOption, match="two keys"):
+        Lock("tenant", key="x")
+
+
+async def test_a_wrong_name_in_later_is_refused_in_the_caller(dsn: str) -> None:
+    """Nothing is stored."""
+    async with Jobs(dsn) as jobs:
+        with pytest.raises(InvalidDefinition, match="did you mean 'tenant'"):
+            await Bill("acme").later("call", lock="tennant")
+        assert await jobs.count_jobs() == {}
