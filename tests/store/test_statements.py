@@ -16,7 +16,7 @@ import pytest
 from asyncjobs._model.job import ClaimedJob, Job, NewJob
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, JobState, LiveState
-from asyncjobs._store import chores, claims, intake, migrate, probes, runners, views
+from asyncjobs._store import chores, claims, intake, migrate, probes, runners, stats, views
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import statements
 from tests.store.jobs import RUNNER, claim, enter, new_job, session_of
@@ -87,9 +87,11 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "insert_job": lambda s: intake.insert_job(s, a_full_job()),
     "insert_jobs": lambda s: intake.insert_jobs(s, [new_job()]),
     "list_jobs": lambda s: views.list_jobs(
-        s, states=[JobState.FAILED], queues=["q"], kinds=["k"], before=9, limit=10
+        s, states=[JobState.FAILED], queues=["q"], kinds=["k"], tags=["t"], before=9, limit=10
     ),
+    "list_held": stats.list_held,
     "list_runners": runners.list_runners,
+    "list_stats": stats.list_stats,
     "look_around": claims.look_around,
     "name_backend": probes.name_backend,
     "pass_over_row": lambda s: probes.pass_over_row(s, -5),
@@ -155,7 +157,14 @@ READ: dict[str, list[str]] = {
     "hold_row": ["id"],
     "insert_job": ["id"],
     "insert_jobs": ["id"],
+    "list_held": [
+        "id", "kind", "method", "queue", "priority", "attempt", "max_attempts", "tags", "started_at", "cancel_requested",
+        "runner", "runner_name", "runner_host", "runner_pid", "runner_seen_at",
+    ],
     "list_jobs": JOB,
+    "list_stats": [
+        "queue", "kind", "count", "count_working", "count_errored", "highest_error_count", "oldest_run_at",
+    ],
     "look_around": ["queues", "kinds", "due", "paused", "suspects"],
     "name_backend": ["backend", "is_read_only"],
     "pass_over_row": ["id"],

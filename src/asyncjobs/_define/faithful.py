@@ -186,6 +186,8 @@ def never_storable(value: Any) -> str | None:
             return "which is no number; pass None or a string instead"
         case dt.datetime() if value.utcoffset() is None:
             return "which has no time zone; make it aware, for instance with datetime.now(timezone.utc)"
+    if is_entity(type(value)):
+        return _no_value(value)
     if _fields(type(value)) is None and (
         callable(value) or hasattr(value, "read") or hasattr(value, "__aenter__")
     ):
@@ -194,6 +196,27 @@ def never_storable(value: Any) -> str | None:
             f"or let the runner supply it: annotate the field Dependency[{type(value).__name__}]"
         )
     return None
+
+
+def is_entity(kind: Any) -> bool:
+    """Whether the values of *kind* are rows of a database: SQLAlchemy's instances, Django's models."""
+    return isinstance(kind, type) and (
+        hasattr(kind, "_sa_class_manager") or (hasattr(kind, "_meta") and hasattr(kind, "_base_manager"))
+    )
+
+
+def _no_value(entity: Any) -> str:
+    """Say why an entity is no input, and what is, as far as it knows of itself where it stands."""
+    state = getattr(entity, "_sa_instance_state", None)
+    if state is None:
+        is_saved, is_gone = not entity._state.adding, False
+    else:
+        is_saved, is_gone = state.key is not None, state.deleted or state.was_deleted
+    if is_gone:
+        return "an entity that was deleted: the job would find nothing to work on"
+    if not is_saved:
+        return "an entity that has not been saved: flush or save it, then pass its id, and load it in the job"
+    return "an entity, which may have changed by the time the job runs; pass its id, and load it in the job"
 
 
 def not_json(value: Any) -> str | None:

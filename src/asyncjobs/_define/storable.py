@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
 from types import GenericAlias, NoneType
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import attrs
@@ -23,6 +23,8 @@ from cattrs import Converter
 from cattrs.cols import list_structure_factory
 from cattrs.disambiguators import create_default_dis_func, is_supported_union
 from cattrs.preconf.orjson import OrjsonConverter, make_converter
+
+from asyncjobs._define.faithful import is_entity
 
 # Without these orjson would write subclasses, dates and dataclasses by rules of its own, behind cattrs' back.
 STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
@@ -175,6 +177,10 @@ def _written_part(kind: Any) -> type:
     return attrs.make_class(origin.__name__, names)
 
 
+def _refuse_entity(declared: Any) -> NoReturn:
+    raise TypeError(f"{declared.__name__} is an entity; pass its id, and load it in the job")
+
+
 def _make_converter() -> OrjsonConverter:
     # detailed_validation: an error knows its path, and in Python 3.11 a `try` that does not fail costs nothing.
     converter = make_converter(detailed_validation=True, unstruct_collection_overrides={AbstractSet: _sorted})
@@ -200,6 +206,8 @@ def _make_converter() -> OrjsonConverter:
     # Untyped data is orjson's to write, as it is: nothing in it may be turned into something else on the way.
     converter.register_unstructure_hook_func(lambda t: t is Any or t is object, lambda v: v)
     converter.register_structure_hook_func(lambda t: t is object, lambda v, _: v)
+    # Where its fields look like plain data, a copy of the row would be stored in silence.
+    converter.register_unstructure_hook_factory(is_entity, _refuse_entity)
     converter.register_structure_hook_factory(_is_many, _read_many)
     converter.register_structure_hook_factory(_is_union_of_classes, _read_union_of_classes)
     converter.register_unstructure_hook_factory(_is_enum_keyed, _write_enum_keyed)
