@@ -17,6 +17,7 @@ from asyncjobs.errors import (
     InvalidOption,
     JobNotFound,
     JobsError,
+    ScheduleNotFound,
     SchemaMismatch,
     UnknownKind,
 )
@@ -55,7 +56,7 @@ def refusal(error: BaseException) -> Refused | None:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         (error,) = error.exceptions
     match error:
-        case JobNotFound() | UnknownKind():
+        case JobNotFound() | ScheduleNotFound() | UnknownKind():
             code = Exit.NOT_FOUND
         case DatabaseUnavailable() | SchemaMismatch():
             code = Exit.NO_DATABASE

@@ -18,6 +18,7 @@ from asyncjobs.cli import (
     migrating,
     performing,
     running,
+    scheduling,
     steering,
 )
 from asyncjobs.cli.exits import Exit, refusal
@@ -79,6 +80,7 @@ for verb in (
     steering.cancel,
     steering.pause,
     steering.resume,
+    scheduling.schedules,
     clearing.clear,
     checking.check,
 ):
