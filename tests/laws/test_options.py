@@ -127,7 +127,9 @@ def test_a_kind_is_not_inherited() -> None:
 def test_one_typed_dict_says_the_words() -> None:
     """Checkers and the run time know the same words."""
     assert set(JobOptions.__annotations__) == JOB_WORDS
-    assert set(DefinitionOptions.__annotations__) == DEFINITION_WORDS == JOB_WORDS | {"kind", "placement"}
+    assert set(DefinitionOptions.__annotations__) == DEFINITION_WORDS == JOB_WORDS | {
+        "kind", "placement", "keep", "keep_failed", "overtime"
+    }
     assert set(LaterOptions.__annotations__) == LATER_WORDS == JOB_WORDS | {"on", "jobs", "delay", "at"}
 
 
@@ -164,7 +166,7 @@ OF_A_JOB: list[tuple[str, Any, str]] = [
     ("timeout", -1, "timeout=-1 is negative"),
     ("timeout", float("nan"), "timeout=nan is no length of time"),
     ("timeout", "5s", "timeout='5s' is not a duration; pass a timedelta or a number of seconds"),
-    ("backoff", 5, "backoff=5 is no backoff; use Exponential"),
+    ("backoff", "soon", "backoff='soon' is no backoff; use Exponential"),
     ("backoff", None, "backoff=None is no backoff"),
     ("backoff", Exponential, "is no backoff; use Exponential"),
     ("tags", "urgent", r"tags='urgent' is one word, and tags are a list of them; write tags=\['urgent'\]"),

@@ -79,8 +79,39 @@ class Constant:
         return self.wait * (1 + self.jitter * (2 * dice - 1))
 
 
-def backoff_to_json(backoff: Backoff) -> dict[str, Any]:
+BackoffLike = Backoff | Duration | Callable[[int], Duration]
+"""A backoff, or one in short: always the same wait, or a function of the number of the attempt that failed."""
+
+
+@attrs.frozen
+class Computed:
+    """What a function of the attempt's number says."""
+
+    function: Callable[[int], Duration]
+
+    def delay(self, attempt: int, dice: float) -> Duration:  # noqa: ARG002 -- the function has its own
+        """The wait after *attempt*."""
+        return self.function(attempt)
+
+
+def as_backoff(given: object) -> Backoff:
+    """*given*, or what it is short for. Raises InvalidOption."""
+    if isinstance(given, timedelta | int | float) and not isinstance(given, bool):
+        return Constant(seconds(given, "backoff"), jitter=0)
+    if not isinstance(given, type):
+        if isinstance(given, Backoff):
+            return given
+        if callable(given):
+            return Computed(given)
+    raise InvalidOption(
+        f"backoff={given!r} is no backoff; use Exponential(…), Constant(…), seconds, a function of the attempt's number, or "
+        "an object with a method delay(attempt, dice)"
+    )
+
+
+def backoff_to_json(given: BackoffLike) -> dict[str, Any]:
     """A backoff given for one call travels with the job. Raises InvalidOption for one that is code."""
+    backoff = as_backoff(given)
     if isinstance(backoff, Exponential):
         return {
             "exponential": [
@@ -93,7 +124,7 @@ def backoff_to_json(backoff: Backoff) -> dict[str, Any]:
     if isinstance(backoff, Constant):
         return {"constant": [backoff.wait.total_seconds(), backoff.jitter]}
     raise InvalidOption(
-        f"backoff={backoff!r} is code and cannot be stored with one job; "
+        f"backoff={given!r} is code and cannot be stored with one job; "
         "give it to the class or to @job, or use Exponential or Constant here"
     )
 

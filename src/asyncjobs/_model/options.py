@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypedDict, cast
 
-from asyncjobs._model.backoff import Backoff, Exponential, backoff_to_json
+from asyncjobs._model.backoff import BackoffLike, Exponential, as_backoff, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.lock import LockLike, lock_of
 from asyncjobs._model.outcome import Kept
@@ -26,7 +26,7 @@ class JobOptions(TypedDict, total=False):
     priority: int  #: smallint; lower runs sooner inside a queue; that of its queue, else 0
     max_attempts: int
     timeout: Duration | None  #: of one attempt
-    backoff: Backoff
+    backoff: BackoffLike
     unique: UniqueLike  #: of the jobs that are alike, one is in the queue
     lock: LockLike  #: of the jobs that are alike, so many run at a time
     tags: Sequence[str]
@@ -101,13 +101,8 @@ def check_values(given: Mapping[str, Any]) -> None:
         check_smallint(given["max_attempts"], "max_attempts", 1)
     if given.get("timeout") is not None and seconds(given["timeout"], "timeout") == 0:
         raise InvalidOption("timeout=0 leaves no time to run; leave it out for no timeout")
-    if "backoff" in given and (
-        isinstance(given["backoff"], type) or not isinstance(given["backoff"], Backoff)
-    ):
-        raise InvalidOption(
-            f"backoff={given['backoff']!r} is no backoff; use Exponential(…), Constant(…), or an object with a method "
-            "delay(attempt, dice)"
-        )
+    if "backoff" in given:
+        as_backoff(given["backoff"])
     if "tags" in given:
         _check_tags(given["tags"])
     if "unique" in given:
@@ -153,6 +148,8 @@ def definition_options(given: Mapping[str, Any], where: str) -> DefinitionOption
             )
     if not isinstance(given.get("overtime", False), bool):
         raise InvalidOption(f"overtime={given['overtime']!r:.160} is neither True nor False")
+    if "backoff" in given:
+        given = {**given, "backoff": as_backoff(given["backoff"])}
     return cast("DefinitionOptions", dict(given))
 
 
