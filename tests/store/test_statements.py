@@ -13,15 +13,18 @@ import asyncpg
 import attrs
 import pytest
 
+from asyncjobs._model.events import Subscription
 from asyncjobs._model.job import ClaimedJob, Job, NewJob
 from asyncjobs._model.outcome import Finished, Returned
+from asyncjobs._model.schedule import NewSchedule
 from asyncjobs._model.states import FinalState, JobState, LiveState
-from asyncjobs._store import chores, claims, intake, migrate, probes, runners, stats, views
+from asyncjobs._store import bus, chores, claims, clearing, intake, locks, migrate, probes, runners, schedules, stats, unique, views
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import statements
 from tests.store.jobs import RUNNER, claim, enter, new_job, session_of
 
 NAMES = sorted(statements())
+EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
 
 
 @attrs.frozen
@@ -57,61 +60,114 @@ def a_full_job() -> NewJob:
     return new_job(method="call", delay=1.0, scheduled_at=at, tags=["a"], meta="{}", options={"timeout": 1})
 
 
+def a_unique_job() -> NewJob:
+    both = ("replace", "reschedule")
+    return new_job(unique_key="key", unique_to_start=True, unique_window=1.0, on_conflict=both, delay=1.0)
+
+
+def a_schedule() -> NewSchedule:
+    return NewSchedule(
+        name="n",
+        cron="0 3 * * *",
+        timezone="UTC",
+        every=None,
+        job=a_full_job(),
+        missed="all",
+        missed_within=1.0,
+        overlap="skip",
+        jitter=1.0,
+    )
+
+
+def a_subscription() -> Subscription:
+    return Subscription(
+        name="s", glob="e*", where={"a": 1}, kind="k", queue="q", priority=0, max_attempts=1, tags=["t"], meta={}, options={}
+    )
+
+
 # How each function of the store is called: with every argument given, so that none is null by accident.
 CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "absolve_jobs": lambda s: claims.absolve_jobs(s, RUNNER, [claims.Claim(2, 1), claims.Claim(1, 1)]),
+    "acquire_locks": lambda s: locks.acquire_locks(s, RUNNER, [a_job(2), a_job(1)]),
     "adopt_jobs": lambda s: claims.adopt_jobs(s, 1, 2, [claims.Claim(2, 1), claims.Claim(1, 1)]),
+    "advance_schedule": lambda s: schedules.advance_schedule(
+        s, "n", EPOCH, last_tick=EPOCH, last_job=1, unfinished=[1]
+    ),
     "announce_idle": lambda s: claims.announce_idle(s, ["q", ""]),
     "await_job": lambda s: views.await_job(s, 1),
     "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [claims.Claim(1, 1), claims.Claim(2, 1)]),
     "cancel_job": lambda s: views.cancel_job(s, 1),
     "claim_jobs": lambda s: claim(s),
     "claim_suspect": lambda s: claims.claim_suspect(s, RUNNER, ["q"], ["k"], claims.Caution()),
+    "clear_finished": lambda s: clearing.clear_finished(s, ["q"], ["k"]),
+    "clear_jobs": lambda s: clearing.clear_jobs(s, ["q"], ["k"]),
     "count_jobs": views.count_jobs,
     "count_suspects": views.count_suspects,
+    "create_schedule": lambda s: schedules.create_schedule(s, a_schedule(), replace=True),
+    "declare_schedules": lambda s: schedules.declare_schedules(s, [a_schedule()], "app"),
+    "delete_schedule": lambda s: schedules.delete_schedule(s, "n"),
+    "declare_subscriptions": lambda s: bus.declare_subscriptions(s, "a", [a_subscription()]),
+    "drop_subscriptions": lambda s: bus.drop_subscriptions(s, "a", ["s"], 0.0),
     "find_claims": lambda s: claims.find_claims(s, [RUNNER]),
     "find_finished": lambda s: claims.find_finished(s, RUNNER, [claims.Claim(1, 1)]),
     "find_held": lambda s: claims.find_held(s, RUNNER, [claims.Claim(1, 1)]),
     "find_locked": lambda s: claims.find_locked(s, [1]),
     "find_horizon": lambda s: claims.is_past_horizon(s, 3),
     "find_orphans": chores.find_orphans,
+    "find_overdue": lambda s: clearing.find_overdue(s, 5.0),
     "find_suspects": lambda s: runners.find_suspects(s, RUNNER),
     "finish_jobs": lambda s: claims.finish_jobs(
         s, RUNNER, [Finished(a_job(), FinalState.FAILED, 0.5, "1", "why", '{"attempt": 1}')]
     ),
     "forget_runner": lambda s: runners.forget_runner(s, RUNNER),
     "get_job": lambda s: views.get_job(s, 1),
+    "get_schedule": lambda s: schedules.get_schedule(s, "n"),
     "hold_lock": lambda s: runners.hold_lock(s, -5),
     "hold_probe": lambda s: probes.hold_probe(s, -5),
     "hold_row": lambda s: probes.hold_row(s, -5),
     "insert_job": lambda s: intake.insert_job(s, a_full_job()),
     "insert_jobs": lambda s: intake.insert_jobs(s, [new_job()]),
+    "insert_unique_jobs": lambda s: unique.insert_unique_jobs(s, [a_unique_job()], wake=True),
+    "list_subscriptions": bus.list_subscriptions,
     "list_jobs": lambda s: views.list_jobs(
         s, states=[JobState.FAILED], queues=["q"], kinds=["k"], tags=["t"], before=9, limit=10
     ),
     "list_held": stats.list_held,
+    "list_locks": locks.list_locks,
     "list_runners": runners.list_runners,
+    "list_schedules": schedules.list_schedules,
     "list_stats": stats.list_stats,
     "look_around": claims.look_around,
+    "meet_duplicates": lambda s: unique.meet_duplicates(s, [a_unique_job()], keep=True),
     "name_backend": probes.name_backend,
+    "name_windows": lambda s: unique.name_windows(s, {"key": 1}),
+    "note_job": lambda s: schedules.note_job(s, "n", 1),
     "pass_over_row": lambda s: probes.pass_over_row(s, -5),
     "pause_queue": lambda s: views.pause_queue(s, "q"),
+    "pause_schedule": lambda s: schedules.pause_schedule(s, "n"),
     "paused_queues": views.paused_queues,
     "prepare_session": lambda s: runners.prepare_session(s, synchronous_commit=False),
     "promote_jobs": lambda s: chores.promote_jobs(s, 10),
     "prune_jobs": lambda s: chores.prune_jobs(s, 1.0, 2.0, 10),
+    "prune_windows": lambda s: chores.prune_windows(s, 10),
     "register_runner": lambda s: enter(s, 99),
     "release_lock": lambda s: runners.release_lock(s, -5),
     "release_probe": lambda s: probes.release_probe(s, -5),
+    "publish_event": lambda s: bus.publish_event(s, "e", '{"a": 1}', '{"event": {}}'),
     "renew_lease": lambda s: runners.renew_lease(s, RUNNER),
+    "renew_subscriptions": lambda s: bus.renew_subscriptions(s, "a", [a_subscription()], 1.0),
     "rescue_jobs": lambda s: chores.rescue_jobs(s, RUNNER, blame=True, max_crashes=3, error="{}"),
     "restore_ballast": chores.restore_ballast,
     "resume_queue": lambda s: views.resume_queue(s, "q"),
+    "resume_schedule": lambda s: schedules.resume_schedule(s, "n"),
     "retry_job": lambda s: views.retry_job(s, 1),
     "return_jobs": lambda s: claims.return_jobs(
         s, RUNNER, [Returned(a_job(), LiveState.RETRYABLE, 1.5, True, '{"attempt": 1}')]
     ),
     "seek_suspect": lambda s: claims.seek_suspect(s, ["q"], ["k"], claims.Caution()),
+    "take_schedule": lambda s: schedules.take_schedule(s, "n"),
+    "settle_locks": lambda s: locks.settle_locks(s, ["a", "b"]),
+    "sweep_locks": lambda s: locks.sweep_locks(s, 60.0),
     "take_turn": lambda s: claims.take_turn(s, 60.0),
     "try_probe": lambda s: probes.try_probe(s, -5, "asyncjobs:probe"),
     "wake_others": lambda s: claims.wake_others(s, ["q"]),
@@ -133,9 +189,15 @@ JOB = [
     "created_at", "scheduled_at", "started_at", "finished_at", "runner", "result", "result_error", "errors",
 ]  # fmt: skip
 
+SCHEDULE = [
+    "name", "owner", "cron", "timezone", "every", "job", "missed", "missed_within", "overlap", "jitter", "passed_until",
+    "last_tick", "last_job", "created_at", "paused_at", "now",
+]  # fmt: skip
+
 # The columns each function reads, in order; none where it reads nothing.
 READ: dict[str, list[str]] = {
     "absolve_jobs": ["id"],
+    "acquire_locks": ["job_id", "verdict"],
     "adopt_jobs": ["id"],
     "announce_idle": ["refused", "own_xid"],
     "await_job": ["id"],
@@ -143,39 +205,60 @@ READ: dict[str, list[str]] = {
     "cancel_job": ["answer"],
     "claim_jobs": list(ClaimedJob._fields),
     "claim_suspect": [*ClaimedJob._fields, "crashes"],
+    "clear_finished": ["count"],
     "count_jobs": ["queue", "state", "jobs"],
     "count_suspects": ["waiting", "failed"],
+    "create_schedule": ["name"],
+    "declare_schedules": ["name", "outcome"],
+    "delete_schedule": ["name"],
+    "declare_subscriptions": ["name"],
+    "drop_subscriptions": ["name"],
     "find_claims": ["runner", "id", "token"],
     "find_finished": ["id"],
     "find_held": ["id", "cancel_requested"],
     "find_locked": ["id"],
     "find_orphans": ["runner"],
+    "find_overdue": ["queue", "count", "oldest", "paused"],
     "find_suspects": ["incarnation", "lease_over"],
     "finish_jobs": ["id"],
     "get_job": JOB,
+    "get_schedule": SCHEDULE,
     "hold_probe": ["backend", "held", "is_read_only"],
     "hold_row": ["id"],
     "insert_job": ["id"],
     "insert_jobs": ["id"],
+    "insert_unique_jobs": ["id", "unique_key"],
     "list_held": [
         "id", "kind", "method", "queue", "priority", "attempt", "max_attempts", "tags", "started_at", "cancel_requested",
         "runner", "runner_name", "runner_host", "runner_pid", "runner_seen_at",
     ],
     "list_jobs": JOB,
+    "list_subscriptions": [
+        "app", "name", "listens_to", "matchers", "kind", "method", "queue", "priority", "max_attempts", "since",
+    ],
     "list_stats": [
         "queue", "kind", "count", "count_working", "count_errored", "highest_error_count", "oldest_run_at",
     ],
+    "list_schedules": SCHEDULE,
+    "list_locks": ["key", "slot", "job", "token", "since"],
     "look_around": ["queues", "kinds", "due", "paused", "suspects"],
+    "meet_duplicates": ["unique_key", "id"],
     "name_backend": ["backend", "is_read_only"],
     "pass_over_row": ["id"],
+    "pause_schedule": ["name"],
     "paused_queues": ["name"],
     "promote_jobs": ["queue", "kind", "jobs"],
     "read_version": ["version", "oldest_code"],
+    "publish_event": ["id", "queue", "kind"],
     "renew_lease": ["incarnation"],
+    "renew_subscriptions": ["name"],
     "rescue_jobs": ["rescued", "failed", "cancelled", "forgotten"],
     "restore_ballast": ["id"],
+    "resume_schedule": ["name"],
     "retry_job": ["queue"],
+    "take_schedule": [*SCHEDULE, "unfinished"],
     "return_jobs": ["id"],
+    "sweep_locks": ["freed", "handed"],
     "try_probe": ["backend", "refused", "said"],
 }
 
