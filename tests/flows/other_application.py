@@ -10,7 +10,7 @@ from asyncjobs import Event, Jobs, subscribe
 
 @subscribe("tmb_signed_up", queue="mails", priority=3, where={"country": "ch"})
 async def welcome(event: Event, name: str) -> str:
-    return f"Grüezi {name}, says {event.app}"
+    return f"Grüezi {name}, says {event.application}"
 
 
 async def main(dsn: str) -> None:

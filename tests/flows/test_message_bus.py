@@ -265,7 +265,7 @@ async def test_what_is_known_of_an_event(dsn: str) -> None:
         assert second.meta is not None
         known = first.meta["event"]
         assert known["id"] == second.meta["event"]["id"] == done.id
-        assert (known["name"], known["host"], known["app"], known["context"]) == (
+        assert (known["name"], known["host"], known["application"], known["context"]) == (
             "tmb_changed",
             socket.gethostname(),
             "shop",
@@ -342,7 +342,7 @@ async def test_a_subscriber_may_live_in_another_application(dsn: str) -> None:
     program = [sys.executable, "-m", "tests.flows.other_application", dsn]
     async with Jobs(dsn, application="shop") as jobs:
         assert (await jobs.publish("tmb_signed_up", {"name": "Ada", "country": "ch"})).jobs == ()
-        ids = []
+        ids: list[int] = []
         for name in ("Ada", "Bea"):
             other = await asyncio.create_subprocess_exec(
                 *program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -445,7 +445,7 @@ async def test_applications_leave_each_others_subscriptions_alone(dsn: str) -> N
         assert len((await jobs.publish("tmb_moved", {"user_id": 1})).jobs) == 4
         with only({}):
             await jobs.declare_subscriptions(only=True)
-        assert {each.app for each in await jobs.list_subscriptions()} == {"b"}
+        assert {each.application for each in await jobs.list_subscriptions()} == {"b"}
 
 
 async def test_processes_without_subscribers_take_no_part(dsn: str) -> None:

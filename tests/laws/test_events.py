@@ -97,7 +97,7 @@ def subscriptions(draw: st.DrawFn) -> Subscription:
 @asynccontextmanager
 async def undone(dsn: str) -> AsyncIterator[Session]:
     async with session_of(dsn) as session:
-        transaction = session.connection.transaction()
+        transaction: Any = session.connection.transaction()
         await transaction.start()
         yield session
         await transaction.rollback()

@@ -60,17 +60,17 @@ def current_event() -> Event:
             "where both shall work, or publish the event"
         )
     attributes = known[ATTRIBUTES] if ATTRIBUTES in known else orjson.loads(running.args)
-    return event_of(known, attributes)
+    return event_of(known, attributes, datetime.fromisoformat(known["published_at"]))
 
 
-def event_of(known: Mapping[str, Any], attributes: Mapping[str, Any]) -> Event:
+def event_of(known: Mapping[str, Any], attributes: Mapping[str, Any], published_at: datetime) -> Event:
     """What is stored with a job, as an event."""
     return Event(
         name=known["name"],
         attributes=attributes,
         id=known["id"],
-        published_at=datetime.fromisoformat(known["published_at"]),
+        published_at=published_at,
         host=known["host"],
-        app=known.get("app"),
+        application=known.get("application"),
         context=known.get("context"),
     )

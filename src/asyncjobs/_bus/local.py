@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -25,13 +25,11 @@ from asyncjobs._define.codec import Codec
 from asyncjobs._engine.supply import Provide, supplied
 from asyncjobs._enqueue.ambient import which
 from asyncjobs._enqueue.carried import stamped
+from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.events import Event, Subscription, matches
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from asyncjobs._bus.publisher import Publisher
 
 Word = Literal["inline", "standalone", "suppress"]
 WORDS = ("inline", "standalone", "suppress")
@@ -44,7 +42,9 @@ class Mode:
     word: Word
     events: list[Event] = attrs.field(factory=list)  #: what was published, in order
 
-    async def publish(self, event: Event, text: str, jobs: Publisher, codec: Codec, on: Any) -> list[int]:
+    async def publish(
+        self, event: Event, text: str, *, jobs: Enqueuer, provide: Provide, codec: Codec, on: Any
+    ) -> list[int]:
         """Let *event* go where this mode says: the jobs it became."""
         self.events.append(event)
         if self.word == "suppress":
@@ -55,7 +55,7 @@ class Mode:
             return await jobs.store(new, which(jobs, on)[1])
         for each in found:
             with about(event):
-                await _run(each, event, text, codec, {Event: current_event, **jobs.provided})
+                await _run(each, event, text, codec, {Event: current_event, **provide})
         return []
 
 
@@ -91,7 +91,7 @@ def _new_job(
         "id": event.id,
         "name": event.name,
         "host": event.host,
-        "app": event.app,
+        "application": event.application,
         "context": event.context,
         "published_at": event.published_at.isoformat(),
         "subscription": subscription.name,

@@ -14,7 +14,7 @@ import attrs
 import orjson
 
 from asyncjobs._bus import local
-from asyncjobs._bus.events import said_around
+from asyncjobs._bus.events import event_of, said_around
 from asyncjobs._bus.registrar import Registrar
 from asyncjobs._bus.subscribing import subscriptions
 from asyncjobs._define.definition import job
@@ -25,7 +25,7 @@ from asyncjobs._enqueue.ambient import which
 from asyncjobs._enqueue.carried import CARRIED, captured, stamped
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.durations import Duration, moment, seconds
-from asyncjobs._model.events import Event, Subscription, check_event_name
+from asyncjobs._model.events import Subscription, check_event_name
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.options import check_name
 from asyncjobs._store.bus import Stored, Subscribed, list_subscriptions, publish_event
@@ -87,18 +87,18 @@ class Publisher(Enqueuer):
         codec = codec_of(self)
         what = f"event {check_event_name(name)!r}"
         text = codec.encode_plain(_checked(attributes, what), what=what)
-        known = {
+        known: dict[str, Any] = {
             "id": str(uuid4()),
             "name": name,
             "host": _host(),
-            "app": self.application,
+            "application": self.application,
             "context": said_around(),
         }
         when = _when(delay, at)
         mode = local.current_mode()
         if mode is not None and (mode.word != "standalone" or not when):
-            event = Event(**known, attributes=orjson.loads(text), published_at=datetime.now(UTC))
-            ids = await mode.publish(event, text, self, codec, on)
+            event = event_of(known, orjson.loads(text), datetime.now(UTC))
+            ids = await mode.publish(event, text, jobs=self, provide=self.provided, codec=codec, on=on)
         elif when:
             args = f'{{"attributes":{text},"known":{orjson.dumps(known).decode()}}}'
             new = NewJob(

@@ -70,9 +70,9 @@ class _Subscribe:
     _options: DefinitionOptions
 
     @overload
-    def __call__(self, target: type[L], /) -> type[L]: ...
+    def __call__(self, target: type[L], /) -> type[L]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, target: Definition[P, T, R], /) -> Definition[P, T, R]: ...
+    def __call__(self, target: Definition[P, T, R], /) -> Definition[P, T, R]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(
         self, target: Callable[P, Coroutine[Any, Any, R]], /

@@ -48,7 +48,7 @@ class Event:
     id: str  #: the same for every job of the event
     published_at: datetime  #: by the database's clock
     host: str  #: where it was published
-    app: str | None = None  #: the application that published it
+    application: str | None = None  #: which published it
     context: str | None = None  #: what `in_context` said around it
 
     __asyncjobs_supplied__: ClassVar[bool] = True
@@ -61,7 +61,6 @@ class Event:
 class Subscription:
     """A row of `subscriptions`: which events become which job."""
 
-    app: str | None = None  #: None until an application declares it
     name: str
     event: str | None = None  #: the one name it is for …
     glob: str | None = None

@@ -39,9 +39,9 @@ class Lock:
         for word, text in (("namespace", namespace), ("key", key)):
             if text is not None and not isinstance(text, str):
                 raise InvalidOption(f"{word}={text!r:.60} of a Lock is not text")
-        if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MOST_SLOTS:
+        if type(slots) is not int or not 1 <= slots <= MOST_SLOTS:
             raise InvalidOption(f"slots={slots!r} of a Lock is not a number from 1 to {MOST_SLOTS}")
-        self.__attrs_init__(tuple(names), namespace, slots, key)  # type: ignore[attr-defined]
+        self.__attrs_init__(tuple(names), namespace, slots, key)
 
 
 LockLike = str | Sequence[str] | bool | Lock | None

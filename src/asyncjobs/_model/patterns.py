@@ -8,7 +8,7 @@ makes Postgres slow.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from asyncjobs.errors import InvalidOption
 
@@ -42,7 +42,7 @@ def as_read_here(pattern: re.Pattern[str]) -> re.Pattern[str]:
     return re.compile(pattern.pattern, re.ASCII)
 
 
-def to_postgres(pattern: re.Pattern[str], what: str) -> str:
+def to_postgres(pattern: re.Pattern[Any], what: str) -> str:
     """*pattern* as Postgres reads it. Raises InvalidOption for what the two would not read alike."""
     if not isinstance(pattern.pattern, str) or pattern.flags & ~(re.UNICODE | re.ASCII):
         raise InvalidOption(

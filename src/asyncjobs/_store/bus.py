@@ -59,7 +59,7 @@ async def drop_subscriptions(
 class Subscribed(NamedTuple):
     """A subscription as people see it."""
 
-    app: str
+    application: str
     name: str
     listens_to: str  #: the event's name; a pattern in the words of the database
     where: Any  #: as it is stored

@@ -21,7 +21,7 @@ create table asyncjobs.subscriptions (
   since timestamptz not null default now(),
   declared_at timestamptz not null default clock_timestamp(),   -- last, by a process whose code has it
   primary key (app, name),
-  check (num_nonnulls(event, pattern, regex) = 1),
+  check ((event is not null)::integer + (pattern is not null)::integer + (regex is not null)::integer = 1),
   check (octet_length(queue) <= 480)
 ) with (fillfactor = 50);
 create index subscriptions_event on asyncjobs.subscriptions (event);
