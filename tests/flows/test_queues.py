@@ -105,7 +105,7 @@ async def test_a_light_queue_never_starves(dsn: str) -> None:
         light = await hold_each(jobs, "light", *[100] * 3)
         done = 0
         while not set(light) <= set(began):
-            await asyncio.to_thread(eventually, lambda: len(began) - done == 2)
+            await asyncio.to_thread(eventually, lambda so_far=done: len(began) - so_far == 2)
             assert done < 10, began
             release(began[done])  # the one that began first ends
             done += 1

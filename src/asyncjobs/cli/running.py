@@ -131,11 +131,11 @@ def _say_hello(jobs: Jobs) -> None:
     assert jobs._supervisor is not None
     pools = jobs._supervisor.runner._pools
     logger.info(
-        "asyncjobs %s runs %s kinds of jobs of schema %r in %s",
-        version_of_asyncjobs(),
+        "running %s kinds of jobs of schema %r in %s; asyncjobs %s",
         len(kinds),
         jobs.schema,
         ", ".join(str(pool).strip("<>") for pool in pools),
+        version_of_asyncjobs(),
     )
     if jobs.registry.is_weighted:
         logger.info(
