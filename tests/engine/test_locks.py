@@ -72,9 +72,10 @@ class Bill(Later, lock="tenant", kind=KIND + "bill"):
 @attrs.frozen
 class Export(Later, lock=Lock("tenant", namespace="accounts", slots=2), kind=KIND + "export"):
     tenant: str
+    name: str = ""
 
     async def call(self) -> None:
-        await inside("accounts")
+        await inside("accounts", self.name, gated=bool(self.name))
 
 
 @attrs.frozen
@@ -144,6 +145,10 @@ async def began(name: str) -> bool:
     return name in order
 
 
+async def until_blocked(jobs: Jobs, job_id: int) -> None:
+    await eventually_async(lambda: is_(jobs, job_id, JobState.BLOCKED))
+
+
 async def is_(jobs: Jobs, job_id: int, state: JobState) -> bool:
     return await state_of(jobs, job_id) is state
 
@@ -152,10 +157,15 @@ async def is_(jobs: Jobs, job_id: int, state: JobState) -> bool:
 async def test_across_classes_and_processes_at_most_n(dsn: str) -> None:
     """T5: "across classes through lock_namespace": two kinds, one of which computes the attribute, on three runners."""
     async with running(dsn) as one, Jobs(dsn).running(), Jobs(dsn).running():
-        handles = [
-            await (Export("acme") if number % 2 else Import("ann@acme")).later("call", jobs=one)
-            for number in range(40)
-        ]
+        handles = [await Export("acme", name).later("call", jobs=one) for name in ("first", "second")]
+        await eventually_async(lambda: began("first"))
+        await eventually_async(lambda: began("second"))  # beside the first
+        for number in range(30):
+            each = Export("acme") if number % 2 else Import("ann@acme")
+            handles.append(await each.later("call", jobs=one))
+        await eventually_async(lambda: is_(one, handles[-1].id, JobState.BLOCKED))
+        gate("first").set()
+        gate("second").set()
         for handle in handles:
             await handle.result(timeout=30)
     assert most["accounts"] == 2
@@ -199,7 +209,7 @@ async def test_waiters_begin_in_their_order(dsn: str) -> None:
             for name, priority in (("c", 0), ("d", 0), ("e", 3), ("b", -1), ("a", -2))
         ]
         for handle in handles:
-            await eventually_async(lambda handle=handle: is_(jobs, handle.id, JobState.BLOCKED))
+            await until_blocked(jobs, handle.id)
         gate("first").set()
         for handle in handles:
             await handle.result(timeout=20)
@@ -282,7 +292,15 @@ async def test_stopping_lets_go(dsn: str) -> None:
 async def test_jobs_without_locks_send_no_statement_more(dsn: str) -> None:
     """Neither where they are claimed nor where they end: the lock's statements are of those who have one."""
     connection = await asyncpg.connect(dsn)
-    await connection.execute("drop function asyncjobs.acquire_locks, asyncjobs.let_go")
+    for name, gives in (
+        ("acquire_locks(bigint[], bigint[], bigint)", "table (job_id bigint, verdict text)"),
+        ("let_go(bigint)", "integer"),
+    ):
+        await connection.execute(f"drop function asyncjobs.{name}")
+        await connection.execute(
+            f"create function asyncjobs.{name} returns {gives} language plpgsql as "
+            "$$ begin raise exception 'asked'; end $$"
+        )
     async with running(dsn):
         for handle in [await plain.later(str(number)) for number in range(20)]:
             await handle.result(timeout=20)

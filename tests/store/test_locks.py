@@ -35,6 +35,11 @@ def back(job: ClaimedJob, state: LiveState = LiveState.READY, delay: float | Non
     return Returned(job, state, delay, unburnt=True)
 
 
+def transaction_of(session: Session, **given: Any) -> Any:
+    connection: Any = session.connection
+    return connection.transaction(**given)
+
+
 async def holders(session: Session) -> list[tuple[str, int, int]]:
     return [(lock.key, lock.slot, lock.job) for lock in await list_locks(session)]
 
@@ -48,7 +53,7 @@ async def test_one_holds_and_the_others_wait_unburnt(dsn: str) -> None:
     async with session_of(dsn) as session:
         first, second, other = await store(session, locked(), locked(), new_job())
         running, acquired = await claim_and_lock(session)
-        assert ({job.id for job in running}, acquired.blocked) == ({first, other}, {second})
+        assert ({job.id for job in running}, set(acquired.blocked)) == ({first, other}, {second})
         row = await live(session, second)
         assert row is not None
         assert (row["state"], row["runner"], row["attempt"], row["token"], row["started_at"]) == (
@@ -103,6 +108,17 @@ async def test_whatever_ends_the_holder_the_next_has_the_lock(dsn: str, ending: 
         assert (await list_locks(session))[0].token == running[0].token
 
 
+async def test_one_that_has_its_turn_is_no_ones_who_follows_it(dsn: str) -> None:
+    """In one batch: a loser, one that the lock was handed to, a loser."""
+    async with session_of(dsn) as session:
+        await store(session, *[locked(slots=2) for _ in range(3)])
+        (first, *_), _ = await claim_and_lock(session)
+        await finish_jobs(session, RUNNER, [done(first)])
+        early, late = await store(session, locked(slots=2, priority=-1), locked(slots=2, priority=1))
+        running, acquired = await claim_and_lock(session)
+        assert ([job.id for job in running], set(acquired.blocked)) == ([first.id + 2], {early, late})
+
+
 async def test_who_waits_is_served_by_priority_then_age(dsn: str) -> None:
     """The order of a queue, whatever the order in which they came to wait."""
     async with session_of(dsn) as session:
@@ -134,12 +150,8 @@ async def test_asking_under_a_claim_that_is_over_takes_nothing(dsn: str) -> None
     async with session_of(dsn) as session:
         await store(session, locked())
         (job,) = await claim(session)
-        assert await acquire_locks(session, SOMEBODY_ELSE, [job]) == (set(), set(), set())
-        assert await acquire_locks(session, RUNNER, [job._replace(token=job.token + 1)]) == (
-            set(),
-            set(),
-            set(),
-        )
+        assert not any(await acquire_locks(session, SOMEBODY_ELSE, [job]))
+        assert not any(await acquire_locks(session, RUNNER, [job._replace(token=job.token + 1)]))
         assert await holders(session) == []
         row = await live(session, job.id)
         assert row is not None and row["runner"] == RUNNER
@@ -229,7 +241,7 @@ async def test_who_goes_to_wait_is_seen_by_who_ends(dsn: str) -> None:
         (holder,) = await claim(session, room=1)
         await acquire_locks(session, RUNNER, [holder])
         (waiter,) = await claim(other, SOMEBODY_ELSE)
-        transaction = other.connection.transaction()
+        transaction = transaction_of(other)
         await transaction.start()
         assert (await acquire_locks(other, SOMEBODY_ELSE, [waiter])).blocked == {second}
         finishing = asyncio.ensure_future(finish_jobs(session, RUNNER, [done(holder)]))
@@ -246,11 +258,11 @@ async def test_a_holder_that_is_just_ending_leaves_a_doubt(dsn: str) -> None:
         (holder,) = await claim(session, room=1)
         await acquire_locks(session, RUNNER, [holder])
         (waiter,) = await claim(other, SOMEBODY_ELSE)
-        transaction = session.connection.transaction()
+        transaction = transaction_of(session)
         await transaction.start()
         await finish_jobs(session, RUNNER, [done(holder)])
         acquired = await acquire_locks(other, SOMEBODY_ELSE, [waiter])
-        assert (acquired.blocked, acquired.doubtful) == ({second}, {second})
+        assert (set(acquired.blocked), set(acquired.doubtful)) == ({second}, {second})
         assert await settle_locks(other, ["a"]) == 0
         await transaction.commit()
         assert await settle_locks(other, ["a"]) == 1
@@ -263,7 +275,7 @@ async def test_a_stricter_isolation_ends_a_job_and_the_sweep_hands_over(dsn: str
         await store(session, locked(), locked())
         (holder,) = await claim(session, room=1)
         await acquire_locks(session, RUNNER, [holder])
-        transaction = session.connection.transaction(isolation="repeatable_read")
+        transaction = transaction_of(session, isolation="repeatable_read")
         await transaction.start()
         await session.connection.fetchval("select 1 from asyncjobs.locks")
         (waiter,) = await claim(other, SOMEBODY_ELSE)
@@ -285,7 +297,7 @@ async def test_a_sweep_frees_what_nobody_holds(dsn: str) -> None:
         assert await sweep_locks(session, 0.0) == (1, 0)
         assert await holders(session) == [("a", 1, third)]
         running, acquired = await claim_and_lock(session)
-        assert ([job.id for job in running], acquired.blocked) == ([third], {second})
+        assert ([job.id for job in running], set(acquired.blocked)) == ([third], {second})
         assert await sweep_locks(session, 0.0) == (0, 0)
 
 
