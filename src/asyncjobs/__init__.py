@@ -72,8 +72,7 @@ from asyncjobs.errors import (
     WrongConnection,
 )
 
-__all__ = [
-    "TICK",
+__all__ = [  # noqa: RUF022 -- as `sorted` sorts
     "AlreadyCompleted",
     "AttemptError",
     "Backoff",
@@ -135,6 +134,7 @@ __all__ = [
     "Skip",
     "Snooze",
     "Subscribed",
+    "TICK",
     "UndecodableInput",
     "Unique",
     "UnknownKind",
