@@ -15,7 +15,6 @@ from asyncjobs import (
     Discard,
     Fail,
     InvalidDefinition,
-    InvalidInput,
     InvalidOption,
     JobCancelled,
     JobFailed,
@@ -286,7 +285,7 @@ class Patient(Later, kind="seeds.Patient", max_attempts=2):
             case "long ago":
                 return now - timedelta(days=1)
             case "naive":
-                return datetime(2000, 1, 1)
+                return datetime(2000, 1, 1)  # noqa: DTZ001 -- the point
         raise OSError("no idea")
 
 

@@ -34,6 +34,12 @@ def dependency(annotation: Any) -> Any:
     return next((each for each in found if each is not None), None)
 
 
+def may_be_none(annotation: Any) -> bool:
+    """Whether a dependency may do without: `Dependency[Mailer | None]`, `Dependency[Mailer] | None`."""
+    wanted = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return any(each is NoneType or may_be_none(each) for each in _alternatives(wanted))
+
+
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
     """What a union may be; nothing for what is none."""
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()

@@ -14,9 +14,10 @@ from typing import Any, TypeVar, Unpack, get_args, get_origin
 
 import attrs
 
-from asyncjobs._define.dependency import dependency
+from asyncjobs._define.dependency import dependency, may_be_none
 from asyncjobs._define.hints import Given, field_hints, hints_of, type_arguments
 from asyncjobs._enqueue.options import LATER_WORDS
+from asyncjobs._model.verbs import Missing
 from asyncjobs.errors import InvalidDefinition, InvalidInput, UndecodableInput
 
 T = TypeVar("T")
@@ -131,7 +132,10 @@ class Signature:
         by_position = any(each.parameter.kind is _P.VAR_POSITIONAL for each in self.taken.values())
         for name, each in self.taken.items():
             if each.wanted is not None:
-                bound.arguments[name] = supply[each.wanted]
+                bound.arguments[name] = supplied = supply[each.wanted]
+                if supplied is None and not may_be_none(each.type):
+                    wanted = getattr(each.wanted, "__qualname__", each.wanted)
+                    raise Missing(f"{what} needs {name!r}, and what provides {wanted} returned nothing")
             elif name in inputs:
                 bound.arguments[name] = inputs[name]
             elif each.needs_a_value:
