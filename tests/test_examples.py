@@ -119,6 +119,21 @@ async def test_invoice_charge(dsn: str) -> None:
     assert [row["state"] for row in states] == ["charged", "paid"]
 
 
+async def test_user_changed(dsn: str) -> None:
+    """Each subscriber that wants it gets a job of its own; of a change that is rolled back nobody hears."""
+    said = (await run(dsn, "user_changed.py")).splitlines()
+    assert "rolled back: nonsense is no address" in said
+    heard = sorted(line for line in said if not line.startswith("rolled back"))
+    assert heard == [
+        "audit: user_changed of user 1",
+        "audit: user_changed of user 2",
+        "index: user 1",
+        "index: user 2",
+        "mail list: user 1 is ada@example.com",
+    ]
+    assert {job.queue for job in await jobs_in(dsn)} == {"default", "index", "mails"}
+
+
 async def test_exactly_once(dsn: str) -> None:
     """What raises after its commit is completed, and its write is there once."""
     said = await run(dsn, "exactly_once.py")
