@@ -308,7 +308,12 @@ async def test_each_role_can_do_its_work_and_no_more(roles: Roles) -> None:
         )
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await jobs.list_jobs()
+    async with connected(roles.enqueuer) as connection:
+        by_sql = await connection.fetchval(
+            """select asyncjobs.enqueue('test_roles:work', '{"name": "by SQL"}', '{"tags": ["a"], "delay": 0}')"""
+        )
     async with running(roles.runner) as jobs:
+        assert await jobs.handle(by_sql).result(timeout=20) == "by SQL"
         assert await jobs.handle(waiting.id).result(timeout=20) == "plain"
         assert await (await work.later("commits")).result(timeout=20) == "committed"
         failing = await work.later("fails")
@@ -327,6 +332,8 @@ async def test_each_role_can_do_its_work_and_no_more(roles: Roles) -> None:
         assert (seen.state, seen.args, seen.result) == (JobState.COMPLETED, {"name": "plain"}, "plain")
         assert await jobs.list_jobs()
         assert await jobs.count_jobs()
+        assert {each.kind for each in await jobs.stats()} == {"test_roles:work"}
+        assert await jobs.states() == []
         assert await jobs.paused_queues() == set()
     assert await allowed(roles.runner, FORBIDDEN_TO_A_RUNNER) == []
     assert await allowed(roles.enqueuer, FORBIDDEN_TO_AN_ENQUEUER) == []

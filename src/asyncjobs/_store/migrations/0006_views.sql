@@ -19,7 +19,6 @@ $$;
 create function asyncjobs.enqueue(kind text, args jsonb default '{}', options jsonb default '{}') returns bigint
   language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  known constant text[] := array['at', 'delay', 'max_attempts', 'meta', 'method', 'priority', 'queue', 'tags', 'timeout'];
   a_century constant numeric := 3155760000;
   word text;
   value jsonb;
@@ -116,7 +115,8 @@ begin
         meta := value;
       else
         raise invalid_parameter_value using
-          message = format('enqueue has no option %s; there are %s', to_jsonb(left(word, 60)), array_to_string(known, ', '));
+          message = format('enqueue has no option %s; there are at, delay, max_attempts, meta, method, priority, queue, tags, timeout',
+                           to_jsonb(left(word, 60)));
     end case;
   end loop;
   if due is not null and delay is not null then
@@ -140,21 +140,21 @@ create view asyncjobs.delayed_jobs as
   select live.id, live.priority::integer as priority,
          (live.attempt - case when live.runner is null then 0 else 1 end)::integer as attempts,
          jsonb_build_object('kind', live.kind, 'method', live.method, 'args', live.args)::text as handler,
-         (live.errors -> -1 ->> 'error') || coalesce(E'\n' || (live.errors -> -1 ->> 'traceback'), '') as last_error,
+         (live.errors -> -1 ->> 'error'::text) || coalesce(E'\n' || (live.errors -> -1 ->> 'traceback'::text), '') as last_error,
          live.scheduled_at as run_at,
          case when live.runner is not null
               then coalesce(live.started_at, greatest(live.scheduled_at, live.created_at, runners.started_at)) end as locked_at,
          case when live.runner is not null then coalesce(runners.name, live.runner::text) end as locked_by,
          null::timestamptz as failed_at, live.queue, live.created_at,
          greatest(live.created_at, live.started_at, (jsonb_path_query_first_tz(
-           live.errors, '$[last].at.datetime()', '{}', true) #>> '{}')::timestamptz) as updated_at
+           live.errors, '$[last].at.datetime()'::jsonpath, '{}'::jsonb, true) #>> '{}'::text[])::timestamptz) as updated_at
     from asyncjobs.live_jobs live
     left join asyncjobs.runners on runners.incarnation = live.runner
    where live.id > 0
   union all
   select id, priority::integer, attempt::integer,
          jsonb_build_object('kind', kind, 'method', method, 'args', args)::text,
-         (errors -> -1 ->> 'error') || coalesce(E'\n' || (errors -> -1 ->> 'traceback'), ''),
+         (errors -> -1 ->> 'error'::text) || coalesce(E'\n' || (errors -> -1 ->> 'traceback'::text), ''),
          scheduled_at, null, null, finished_at, queue, created_at, finished_at
     from asyncjobs.finished_jobs
    where state in (13, 14);
@@ -176,8 +176,8 @@ create view asyncjobs.job_stats as
 create view asyncjobs.job_states as
   select live.id, live.kind, live.method, live.queue, live.priority, live.attempt, live.max_attempts, live.tags,
          live.started_at, live.cancel_requested, live.runner, runners.name as runner_name,
-         runners.info ->> 'host' as runner_host,
-         case when jsonb_typeof(runners.info -> 'pid') = 'number' then (runners.info ->> 'pid')::numeric::bigint end as runner_pid,
+         runners.info ->> 'host'::text as runner_host,
+         case when jsonb_typeof(runners.info -> 'pid'::text) = 'number' then (runners.info ->> 'pid'::text)::numeric::bigint end as runner_pid,
          runners.seen_at as runner_seen_at
     from asyncjobs.live_jobs live
     left join asyncjobs.runners on runners.incarnation = live.runner
