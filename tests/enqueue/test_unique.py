@@ -110,6 +110,24 @@ async def test_the_job_that_waits_sees_what_was_done_with_its_duplicate(dsn: str
         assert await waiting.result(timeout=20) == 1
 
 
+async def test_whoever_passed_by_a_job_that_is_kept_is_woken_at_the_commit(dsn: str) -> None:
+    """The runner is idle when a transaction meets a waiting job, and would look at it never again."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with running(dsn) as jobs, watching(dsn) as other:
+            await jobs.pause(f"{HERE}:paused")
+            waiting = await counts.later(dsn)
+            await other.listen()
+            await other.until_idle()
+            before = len(await other.hears_all_that_was_said())
+            async with connection.transaction():
+                assert (await counts.set(on=connection).later(dsn)).id == waiting.id
+                assert len(await other.hears_all_that_was_said()) == before
+            assert (await other.hears_all_that_was_said())[before:] == [f"{HERE}:paused"]
+    finally:
+        await connection.close()
+
+
 async def test_a_duplicate_of_a_running_job_does_not_hold_it_up(dsn: str) -> None:
     """until="end": the running job is not locked, so it finishes while the duplicate's transaction is open."""
     gate = asyncio.Event()
