@@ -18,11 +18,11 @@ from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.schedule import StoredSchedule
 from asyncjobs._schedule.firing import fire
 from asyncjobs._store.connection import is_closed
-from asyncjobs._store.faults import is_transient
+from asyncjobs._store.faults import discreet, is_transient
 from asyncjobs._store.schedules import declare_schedules, list_schedules
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
-from asyncjobs.errors import InvalidOption
+from asyncjobs.errors import DatabaseUnavailable, InvalidOption
 
 logger = logging.getLogger("asyncjobs")
 
@@ -58,7 +58,7 @@ class Ticker:
         self._declared = declared.schedules
         self._application = declared.application
         self._changed = anyio.Event()
-        self._broken: set[str] = set()  #: schedules that cannot tick from here; each is said once
+        self._broken: set[str] = set()  #: schedules that cannot tick from here, '' for all; each is said once
 
     def look(self) -> None:
         """Schedules have changed."""
@@ -74,8 +74,13 @@ class Ticker:
                     async with self._source.connection() as connection:
                         pause = await self.round(Session(connection, self._jobs.schema))
                 patience.succeeded()
+                self._broken.discard("")
             except Exception as error:
-                await patience.wait_after(error)
+                if is_transient(error) or isinstance(error, DatabaseUnavailable):
+                    await patience.wait_after(error)
+                else:  # no right to the table, perhaps: jobs run all the same
+                    self._say_once("", "schedules do not tick from this process, which tries again", error)
+                    await anyio.sleep(LOOK_EVERY)
             else:
                 with anyio.move_on_after(pause):
                     await self._changed.wait()
@@ -107,9 +112,7 @@ class Ticker:
         except Exception as error:
             if is_transient(error) or is_closed(session.connection):
                 raise
-            if schedule.name not in self._broken:
-                self._broken.add(schedule.name)
-                logger.exception("a tick of schedule %r has no job yet; it is tried again", schedule.name)
+            self._say_once(schedule.name, "a tick of schedule %r has no job yet; it is tried again", error)
         else:
             self._broken.discard(schedule.name)
 
@@ -131,11 +134,14 @@ class Ticker:
     def _next_tick(self, schedule: StoredSchedule) -> datetime | None:
         try:
             return schedule.next_tick
-        except InvalidOption:
-            if schedule.name not in self._broken:
-                self._broken.add(schedule.name)
-                logger.exception("schedule %r does not tick from this process", schedule.name)
+        except InvalidOption as error:
+            self._say_once(schedule.name, "schedule %r does not tick from this process", error)
             return None
+
+    def _say_once(self, name: str, words: str, error: Exception) -> None:
+        if name not in self._broken:
+            self._broken.add(name)
+            logger.error(words, *filter(None, [name]), exc_info=discreet(error))
 
     async def _declare(self, session: Session, declared: Sequence[Repeating]) -> None:
         outcomes = await declare_schedules(

@@ -8,7 +8,7 @@ create table asyncjobs.schedules (
   owner text collate "C",                      -- the application whose code declares it; null: it was created at run time
   cron text collate "C",                       -- when: a cron expression on the clock of a time zone …
   timezone text collate "C" not null,
-  every double precision check (every > 0),    -- … or every so many seconds, counted from 1970
+  every double precision check (every > 0::double precision),   -- … or every so many seconds, counted from 1970
   job jsonb not null,                          -- what: a new job, as code has it
   missed text collate "C" not null check (missed in ('skip', 'one', 'all')),
   missed_within double precision,              -- seconds; null: however long ago
