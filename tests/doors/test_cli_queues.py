@@ -143,7 +143,7 @@ async def test_log_lines_have_a_level_and_a_format(shop: Shell) -> None:
 
 
 DECLARED = """
-import asyncjobs
+import asyncjobs, os
 from asyncjobs import Jobs, job
 asyncjobs.queues.register("shop", default=200, bulk=-5)
 asyncjobs.queues.register().queue("mail")

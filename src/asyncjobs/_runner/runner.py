@@ -303,8 +303,9 @@ class Runner:
 
     # What the keeper tells (Post).
 
-    def ready(self, queue: str) -> None:  # noqa: ARG002
-        self._claimer.wake()
+    def ready(self, queue: str) -> None:
+        if any(pool.serves(queue) for pool in self._pools):
+            self._claimer.wake()
 
     def finished(self, job_id: int) -> None:
         self._jobs.job_finished(job_id)

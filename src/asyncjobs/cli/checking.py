@@ -19,12 +19,17 @@ from asyncjobs.cli.target import database, find_jobs, within
 from asyncjobs.cli.words import DurationWord
 
 
+OWN = "asyncjobs:"  #: kinds that are asyncjobs' own begin with it
+
+
 async def undeclared_queues(jobs: Jobs) -> list[str]:
     """Queues of this code, and of jobs that wait, that no part of the application has registered."""
     if not jobs.registry:
         return []
     found: dict[str, list[str]] = {}
     for definition in definitions():
+        if definition.kind.startswith(OWN):
+            continue
         queue, _ = place_of(definition.options_of(None), jobs.registry)
         found.setdefault(queue, []).append(definition.kind)
     counts = await jobs.count_jobs()

@@ -1,0 +1,176 @@
+"""What the seeds promise of claiming: at once while there is more, woken or polled, through errors, and not what is not known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from asyncjobs import Jobs, JobState, job
+from tests.engine.running import runner_of, watching
+from tests.waiting import eventually_async
+
+ran: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    ran.clear()
+
+
+@job(kind="test_claiming:run")
+async def run(number: int) -> None:
+    ran.append(number)
+
+
+@job(kind="test_claiming:sleep", queue="slow")
+async def sleep(number: int) -> None:
+    ran.append(number)
+    await asyncio.sleep(600)
+
+
+@asynccontextmanager
+async def refusing_claims(dsn: str) -> AsyncIterator[None]:
+    """A database that answers, and refuses every claim: as with a right that was taken away."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("""
+            create function asyncjobs.refuse() returns trigger language plpgsql as
+              $$ begin raise exception 'no claims today'; end $$;
+            create trigger refuse before update on asyncjobs.live_jobs for each row
+              when (old.runner is null and new.runner is not null) execute function asyncjobs.refuse();
+        """)
+        yield
+        await connection.execute("drop trigger refuse on asyncjobs.live_jobs")
+    finally:
+        await connection.close(timeout=5)
+
+
+@pytest.mark.seed("D12")
+async def test_errors_of_claims_back_off_and_turn_health_red(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """D12: "reserve errors: exponential back-off, never kills the web process; health turns red", and green again."""
+    jobs = Jobs(dsn)
+    async with jobs:
+        handle = await run.later(1)
+
+    async def red() -> bool:
+        return jobs.is_degraded and runner_of(jobs).cannot_claim
+
+    async with refusing_claims(dsn):
+        with caplog.at_level(logging.ERROR, "asyncjobs"):
+            async with jobs.running():
+                await eventually_async(red)
+                claimer = runner_of(jobs)._claimer
+                before, failed = claimer.sent, claimer.failures
+                await asyncio.sleep(1.0)
+                assert claimer.sent - before <= 5  # without a pause it would be hundreds
+                assert claimer.failures >= failed
+                assert jobs.is_degraded
+                assert (await jobs.get_job(handle.id)) is not None  # the application goes on
+        assert "no claims today" in caplog.text
+    async with jobs.running():
+        await jobs.handle(handle.id).result(timeout=20)
+        assert not jobs.is_degraded
+
+
+@pytest.mark.seed("Q10")
+async def test_a_claim_that_was_satisfied_is_followed_by_the_next(dsn: str) -> None:
+    """Q10: "poll again immediately when satisfied": with an hour between looks, 40 jobs run in two slots."""
+    jobs = Jobs(dsn, slots=2, listen=False, poll=3600)
+    async with jobs:
+        await jobs.enqueue_many([run.prepare(number) for number in range(40)])
+    async with jobs.running():
+        await jobs.work_off()
+    assert sorted(ran) == list(range(40))
+
+
+@pytest.mark.seed("Q11")
+@pytest.mark.parametrize(
+    "given", [{"poll": 86_400}, {"listen": False, "poll": 0.05}, {}], ids=["listen-only", "poll-only", "both"]
+)
+async def test_listening_polling_or_both(dsn: str, given: dict[str, float]) -> None:
+    """Q11: "listen-only, poll-only, both": a job that another process commits is run."""
+    mine = Jobs(dsn, **given)  # type: ignore[arg-type]
+    async with watching(dsn) as watcher, mine.running():
+        await runner_of(mine).connected()
+        if given.get("listen", True):
+            await watcher.until_idle()
+        else:
+            await mine.work_off()
+        async with Jobs(dsn) as theirs:
+            await (await run.set(jobs=theirs).later(1)).result(timeout=20)
+        modes = mine.modes
+        assert modes is not None
+        assert modes.hears is given.get("listen", True)
+
+
+@pytest.mark.seed("Q12")
+async def test_a_notification_concerns_those_who_serve_the_queue(dsn: str) -> None:
+    """Q12: "notify wakes one suitable process, not all": who does not serve the queue sleeps on; one runs the job."""
+    mail, slow = Jobs(dsn, queues={"mail": 1}, poll=3600), Jobs(dsn, queues={"slow": 1}, poll=3600)
+    async with watching(dsn) as watcher, mail.running():
+        await runner_of(mail).connected()
+        async with slow.running():
+            await runner_of(slow).connected()
+            await watcher.until_idle(2)
+            claims = runner_of(slow)._claimer.sent
+            async with Jobs(dsn) as theirs:
+                await (await run.set(jobs=theirs, queue="mail").later(1)).result(timeout=20)
+            await watcher.hears_all_that_was_said()
+            assert runner_of(slow)._claimer.sent == claims
+    assert ran == [1]
+
+
+@pytest.mark.seed("Q13")
+async def test_a_process_leaves_what_it_does_not_know(dsn: str) -> None:
+    """Q13: "job version gate": a kind that only newer code defines waits for a process with that code, and costs no attempt."""
+    jobs = Jobs(dsn)
+    async with jobs.running():
+        async with jobs.connection() as connection:
+            newer = await connection.fetchval(
+                "insert into asyncjobs.live_jobs (queue, kind, args) values ('default', 'test_claiming:run.v2', '{}') returning id"
+            )
+        await (await run.later(1)).result(timeout=20)
+        await jobs.work_off()
+        left = await jobs.get_job(newer)
+        assert left is not None
+        assert (left.state, left.attempt) == (JobState.AVAILABLE, 0)
+
+
+@pytest.mark.seed("Q16")
+async def test_a_stop_has_a_limit_and_burns_no_attempt(dsn: str) -> None:
+    """Q16: "TERM: stop claiming, return buffered, wait with a *limit*, cancel, return to available un-burned"."""
+    jobs = Jobs(dsn, shutdown_timeout=0.8, slots=2)
+    async with jobs:
+        handles = [await sleep.later(number) for number in range(5)]
+    with Within(20):
+        async with jobs.running():
+
+            async def two_run() -> bool:
+                return len(ran) == 2
+
+            await eventually_async(two_run)
+    async with jobs:
+        seen = [await jobs.get_job(handle.id) for handle in handles]
+        assert [(each.state, each.attempt, each.runner) for each in seen if each] == [
+            (JobState.AVAILABLE, 0, None)
+        ] * 5
+
+
+class Within:
+    """The block takes no longer than so many seconds: without the limit, ten minutes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.started = asyncio.get_running_loop().time()
+
+    def __exit__(self, *_: object) -> None:
+        assert asyncio.get_running_loop().time() - self.started < self.seconds
