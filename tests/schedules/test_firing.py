@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncjobs import TICK, Cron, Every, Jobs, JobState, Later, job
+from asyncjobs import TICK, Cron, Every, Jobs, JobState, Later, Unique, job
 from asyncjobs._define.codec import Codec
 from asyncjobs._model.schedule import ON_TIME, Missed, Overlap, StoredSchedule, due
 from asyncjobs._model.ticks import EPOCH, ticks_between
@@ -23,6 +24,7 @@ from asyncjobs._store.session import Session
 from tests.store.jobs import session_of
 
 CODEC = Codec()
+JOBS = Jobs("postgresql://nowhere/x")  # whose settings are asked for, and nothing else
 MINUTE = timedelta(minutes=1)
 
 
@@ -73,7 +75,7 @@ async def test_a_new_schedule_is_not_backfilled(dsn: str) -> None:
     """Q18 scheduler semantics: "new entries not backfilled". It begins now, whatever its ticks were before."""
     async with stored(dsn, Cron("* * * * *", sweep, missed="all", window=timedelta(days=1))) as session:
         before = await now(session)
-        await fire(session, "sweep", CODEC)
+        await fire(session, "sweep", JOBS)
         assert [tick for tick in await ticks(session) if tick < before] == []
 
 
@@ -82,7 +84,7 @@ async def test_one_for_all_that_was_missed(dsn: str) -> None:
     """Q18 scheduler semantics: "coalesce". Ten missed ticks are one job, which knows the last of them."""
     async with stored(dsn, Every(MINUTE, sweep)) as session:
         await passed(session, timedelta(minutes=10))
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
         (tick,) = await ticks(session)
         assert timedelta() <= await now(session) - tick < MINUTE + timedelta(seconds=30)
         assert (tick - EPOCH) % MINUTE == timedelta()
@@ -94,7 +96,7 @@ async def test_every_one_that_was_missed(dsn: str) -> None:
     async with stored(dsn, Every(MINUTE, sweep, missed="all", window=timedelta(hours=1))) as session:
         await passed(session, timedelta(minutes=10))
         start = (await now(session)) - timedelta(minutes=10)
-        await fire(session, "sweep", CODEC)
+        await fire(session, "sweep", JOBS)
         found = await ticks(session)
         assert len(found) in (10, 11)
         assert found == [found[0] + n * MINUTE for n in range(len(found))]
@@ -105,7 +107,7 @@ async def test_no_further_back_than_the_window(dsn: str) -> None:
     """Of what was missed within an hour there are jobs; what is older is given up."""
     async with stored(dsn, Every(MINUTE, sweep, missed="all", window=timedelta(minutes=3))) as session:
         await passed(session, timedelta(minutes=10))
-        await fire(session, "sweep", CODEC)
+        await fire(session, "sweep", JOBS)
         assert len(await ticks(session)) in (2, 3)
 
 
@@ -113,7 +115,7 @@ async def test_more_than_one_transaction_takes(dsn: str) -> None:
     """What was missed is made up for a hundred at a time, in order, and all of it."""
     async with stored(dsn, Every(1, sweep, missed="all", window=timedelta(hours=1))) as session:
         await passed(session, timedelta(seconds=250))
-        while await fire(session, "sweep", CODEC):
+        while await fire(session, "sweep", JOBS):
             pass
         found = await ticks(session)
         assert len(found) >= 250
@@ -124,7 +126,7 @@ async def test_missed_and_skipped(dsn: str) -> None:
     """What comes more than a minute late is not run at all, and is dealt with."""
     async with stored(dsn, Every(timedelta(days=3650), sweep, missed="skip")) as session:
         await passed(session, timedelta(days=36_500))
-        assert not await fire(session, "sweep", CODEC)
+        assert not await fire(session, "sweep", JOBS)
         assert await ticks(session) == []
         until = await session.connection.fetchval("select passed_until from asyncjobs.schedules")
         assert until > await now(session) - timedelta(days=3650)
@@ -134,7 +136,7 @@ async def test_a_little_late_is_not_missed(dsn: str) -> None:
     """The last tick, seconds ago, has its job though what was missed is skipped."""
     async with stored(dsn, Every(1, sweep, missed="skip")) as session:
         await passed(session, timedelta(seconds=10))
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
         assert len(await ticks(session)) == 1
 
 
@@ -143,7 +145,7 @@ async def test_the_job_of_a_tick(dsn: str) -> None:
     what = report.set(tags=["t"]).prepare(TICK, parts=[TICK, EPOCH], note="9999-12-31")
     async with stored(dsn, Every(MINUTE, what, name="monthly report")) as session:
         await passed(session, MINUTE)
-        await fire(session, "monthly report", CODEC)
+        await fire(session, "monthly report", JOBS)
         (tick,) = await ticks(session)
         row = await session.connection.fetchrow("select * from asyncjobs.jobs")
         assert row["queue"] == "reports"
@@ -164,7 +166,7 @@ async def test_an_object_with_its_tick(dsn: str) -> None:
     """TICK may be a field's default."""
     async with stored(dsn, Every(MINUTE, Nightly())) as session:
         await passed(session, MINUTE)
-        await fire(session, "Nightly", CODEC)
+        await fire(session, "Nightly", JOBS)
         (tick,) = await ticks(session)
         args = await session.connection.fetchval("select args from asyncjobs.jobs")
         assert CODEC.decode(args, {"day": datetime}, what="Nightly") == {"day": tick}
@@ -175,7 +177,7 @@ async def test_jitter_delays_the_job(dsn: str) -> None:
     schedule = Every(MINUTE, sweep, missed="all", window=timedelta(hours=1), jitter=timedelta(days=1))
     async with stored(dsn, schedule) as session:
         await passed(session, timedelta(minutes=10))
-        await fire(session, "sweep", CODEC)
+        await fire(session, "sweep", JOBS)
         rows = await session.connection.fetch(
             "select scheduled_at, state, meta ->> 'tick' as tick from asyncjobs.jobs"
         )
@@ -202,7 +204,7 @@ async def test_overlap_allowed(dsn: str) -> None:
     async with stored(dsn, Every(1, sweep)) as session:
         for _ in range(3):
             await passed(session, timedelta(seconds=1.5))
-            assert await fire(session, "sweep", CODEC)
+            assert await fire(session, "sweep", JOBS)
         assert len(await unfinished(session)) == 3
 
 
@@ -211,33 +213,33 @@ async def test_overlap_skipped(dsn: str) -> None:
     async with stored(dsn, Every(MINUTE, sweep, overlap="skip")) as session:
         for _ in range(3):
             await passed(session, MINUTE)
-            await fire(session, "sweep", CODEC)
+            await fire(session, "sweep", JOBS)
         assert len(await unfinished(session)) == 1
-        assert not await fire(session, "sweep", CODEC), (
+        assert not await fire(session, "sweep", JOBS), (
             "nothing is due: the ticks that were skipped are dealt with"
         )
         await session.connection.execute("delete from asyncjobs.live_jobs where id > 0")
         await passed(session, MINUTE)
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
         await session.connection.execute("delete from asyncjobs.live_jobs where id > 0")
         async with Jobs(dsn) as jobs:
             await jobs.schedules.run_now("sweep")
         await passed(session, MINUTE)
-        assert not await fire(session, "sweep", CODEC)
+        assert not await fire(session, "sweep", JOBS)
 
 
 async def test_overlap_queued(dsn: str) -> None:
     """While one is unfinished, ticks wait; when it has ended, there is one job for all that waited."""
     async with stored(dsn, Every(MINUTE, sweep, overlap="queue")) as session:
         await passed(session, MINUTE)
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
         await passed(session, timedelta(minutes=5))
-        assert not await fire(session, "sweep", CODEC)
+        assert not await fire(session, "sweep", JOBS)
         assert len(await unfinished(session)) == 1
         await session.connection.execute("delete from asyncjobs.live_jobs where id > 0")
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
         assert len(await unfinished(session)) == 1
-        assert not await fire(session, "sweep", CODEC)
+        assert not await fire(session, "sweep", JOBS)
 
 
 async def test_every_missed_one_in_turn(dsn: str) -> None:
@@ -246,9 +248,9 @@ async def test_every_missed_one_in_turn(dsn: str) -> None:
     async with stored(dsn, schedule) as session:
         await passed(session, timedelta(minutes=3))
         found = []
-        while await fire(session, "sweep", CODEC):
+        while await fire(session, "sweep", JOBS):
             (job_id,) = await unfinished(session)
-            assert not await fire(session, "sweep", CODEC)
+            assert not await fire(session, "sweep", JOBS)
             found += await ticks(session)
             await session.connection.execute("delete from asyncjobs.live_jobs where id = $1", job_id)
         assert len(found) in (3, 4)
@@ -261,10 +263,10 @@ async def test_a_paused_schedule_does_not_tick(dsn: str) -> None:
         await jobs.schedules.create(Every(MINUTE, sweep))
         await jobs.schedules.pause("sweep")
         await passed(session, timedelta(minutes=5))
-        assert not await fire(session, "sweep", CODEC)
+        assert not await fire(session, "sweep", JOBS)
         await jobs.schedules.resume("sweep")
         resumed = await now(session)
-        await fire(session, "sweep", CODEC)
+        await fire(session, "sweep", JOBS)
         assert [tick for tick in await ticks(session) if tick < resumed - timedelta(seconds=5)] == []
 
 
@@ -276,9 +278,9 @@ async def test_a_failed_transaction_leaves_the_tick(dsn: str) -> None:
             "alter table asyncjobs.live_jobs add constraint full_up check (kind <> 'test_firing:sweep') not valid"
         )
         with pytest.raises(asyncpg.CheckViolationError):
-            await fire(session, "sweep", CODEC)
+            await fire(session, "sweep", JOBS)
         await session.connection.execute("alter table asyncjobs.live_jobs drop constraint full_up")
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
 
 
 @pytest.mark.seed("Q18")
@@ -292,7 +294,7 @@ async def test_one_job_for_each_tick_however_many_try(dsn: str) -> None:
         crowd = [await stack.enter_async_context(session_of(dsn)) for _ in range(16)]
         await passed(session, timedelta(minutes=90))
         for _ in range(5):
-            await asyncio.gather(*(fire(each, "sweep", CODEC) for each in crowd))
+            await asyncio.gather(*(fire(each, "sweep", JOBS) for each in crowd))
         found = await ticks(session)
         assert len(found) in (90, 91)
         assert len(set(found)) == len(found)
@@ -306,16 +308,16 @@ async def test_who_has_the_row_is_not_waited_for(dsn: str) -> None:
         await transaction.start()
         await stuck.fetchrow("take_schedule", "sweep")
         async with asyncio.timeout(10):
-            assert not await fire(session, "sweep", CODEC)
+            assert not await fire(session, "sweep", JOBS)
         await transaction.rollback()
-        assert await fire(session, "sweep", CODEC)
+        assert await fire(session, "sweep", JOBS)
 
 
 async def test_ticks_are_seen_in_the_jobs(dsn: str) -> None:
     """The audit: which ticks had a job, and what became of it, is in the view everybody reads."""
     async with stored(dsn, Every(MINUTE, sweep)) as session:
         await passed(session, MINUTE)
-        await fire(session, "sweep", CODEC)
+        await fire(session, "sweep", JOBS)
         await finish(dsn)
         row = await session.connection.fetchrow(
             "select state, (meta ->> 'tick')::timestamptz as tick from asyncjobs.jobs where meta ->> 'schedule' = 'sweep'"
@@ -325,6 +327,44 @@ async def test_ticks_are_seen_in_the_jobs(dsn: str) -> None:
             schedule = await jobs.schedules.get("sweep")
             assert schedule.last_tick == row["tick"]
             assert schedule.last_job is not None
+
+
+@job(kind="test_firing:only_one", unique=Unique(on_conflict="reject"))
+async def only_one() -> None: ...
+
+
+async def test_a_unique_job_on_a_schedule(dsn: str) -> None:
+    """While one is there already, the tick has that one: even where a caller would be refused."""
+    async with stored(dsn, Every(MINUTE, only_one)) as session:
+        async with Jobs(dsn):
+            handle = await only_one.later()
+        await passed(session, MINUTE)
+        assert await fire(session, "only_one", JOBS)
+        assert await unfinished(session) == [handle.id]
+        async with Jobs(dsn) as jobs:
+            assert (await jobs.schedules.get("only_one")).last_job == handle.id
+            again = await jobs.schedules.run_now("only_one")
+            assert (again.id, again.created) == (handle.id, False)
+
+
+async def test_the_job_of_a_tick_is_as_any_other(dsn: str) -> None:
+    """Middleware of the process that deals with it sees it, and its context travels."""
+    seen: list[Any] = []
+
+    class Sees:
+        async def enqueue(self, jobs: Sequence[Any], call_next: Any) -> Any:
+            seen.extend(jobs)
+            return await call_next([attrs.evolve(each, priority=7) for each in jobs])
+
+    async with stored(dsn, Every(MINUTE, sweep)) as session:
+        await passed(session, MINUTE)
+        context = ContextVar[str]("test_firing_tenant")
+        context.set("acme")
+        await fire(session, "sweep", Jobs("postgresql://nowhere/x", middleware=[Sees()], context=[context]))
+        assert [each.kind for each in seen] == ["test_firing:sweep"]
+        row = await session.connection.fetchrow("select priority, meta::text from asyncjobs.jobs")
+        assert row["priority"] == 7
+        assert "acme" in row["meta"]
 
 
 # The rule, for all times.

@@ -17,6 +17,7 @@ from asyncjobs._define.service import Later
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.options import check_name
+from asyncjobs._model.queues import QueueRegistry, queues
 from asyncjobs._model.schedule import TICK, Missed, NewSchedule, Overlap
 from asyncjobs._model.ticks import Timing, cron_timing, every_timing, next_ticks
 from asyncjobs.errors import InvalidDefinition, InvalidOption
@@ -73,12 +74,12 @@ class Repeating:
         ticks = next_ticks(self.timing, after or datetime.now(UTC), count)
         return [tick.astimezone(ZoneInfo(self._times()["timezone"])) for tick in ticks]
 
-    def new_schedule(self, codec: Codec) -> NewSchedule:
+    def new_schedule(self, codec: Codec, registry: QueueRegistry = queues) -> NewSchedule:
         """The schedule to store. Raises InvalidInput."""
         return NewSchedule(
             name=self.name,
             **self._times(),
-            job=self.what.new_job(codec),
+            job=self.what.new_job(codec, registry),
             missed=self.missed,
             missed_within=self.window,
             overlap=self.overlap,

@@ -7,19 +7,20 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from asyncjobs._define.codec import Codec
 from asyncjobs._define.enqueueing import codec_of
 from asyncjobs._define.handle import Handle, reader_by_kind
-from asyncjobs._define.schedules import Repeating, job_of_tick
+from asyncjobs._define.schedules import Repeating
 from asyncjobs._enqueue.enqueuer import Enqueuer, lanes_of
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.schedule import Schedule, StoredSchedule
 from asyncjobs._model.ticks import next_ticks
+from asyncjobs._schedule.firing import job_of
+from asyncjobs._schedule.firing import store as store_jobs
 from asyncjobs._store import schedules as store
 from asyncjobs._store.foreign import explained, join
-from asyncjobs._store.intake import insert
 from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
+from asyncjobs._store.unique import Stored
 from asyncjobs.errors import InvalidOption, ScheduleNotFound
 
 All = list[Schedule]  # where `list` is a method
@@ -48,7 +49,7 @@ class Schedules:
         """
         if not isinstance(schedule, Repeating):
             raise InvalidOption(f"create takes Cron(…) or Every(…), not {schedule!r:.120}")
-        new = schedule.new_schedule(codec_of(self._jobs))
+        new = schedule.new_schedule(codec_of(self._jobs), self._jobs.registry)
         if on is None:
             created = await self._jobs.ask(store.create_schedule, new, replace=replace)
             self._changed()
@@ -85,11 +86,10 @@ class Schedules:
 
     async def run_now(self, name: str) -> Handle[Any]:
         """Enqueue its job at once, whether or not something is due or it is paused: its tick is now. Raises ScheduleNotFound."""
-        codec = codec_of(self._jobs)
-        job_id, job = await self._jobs.ask(_run_now, name, codec)
+        stored, job = await self._jobs.ask(_run_now, name, self._jobs)
         if self._jobs.runner is not None:
             self._jobs.runner.wake(lanes_of([job]))
-        return Handle(job_id, True, self._jobs, reader_by_kind(codec))
+        return Handle(stored.id, stored.created, self._jobs, reader_by_kind(codec_of(self._jobs)))
 
     async def preview(self, name: str, count: int = 5) -> Times:
         """When it ticks next, on the clock of its time zone. Raises ScheduleNotFound."""
@@ -104,16 +104,15 @@ class Schedules:
         return found
 
 
-async def _run_now(session: Session, name: str, codec: Codec) -> tuple[int, NewJob]:
+async def _run_now(session: Session, name: str, jobs: Enqueuer) -> tuple[Stored, NewJob]:
     async with session.connection.transaction():
         schedule = await store.get_schedule(session, name)
         if schedule is None:
             raise ScheduleNotFound(name)
-        now = schedule.now
-        job = job_of_tick(codec, store.stored_job(schedule), name, now, now)
-        (job_id,) = await insert(session, [job])
-        await store.note_job(session, name, job_id)
-    return job_id, job
+        job = job_of(jobs, schedule, schedule.now, schedule.now)
+        (stored,) = await store_jobs(session, jobs, [job])
+        await store.note_job(session, name, stored.id)
+    return stored, job
 
 
 def _check(name: str, *, found: bool) -> None:

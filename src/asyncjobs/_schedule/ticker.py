@@ -104,7 +104,7 @@ class Ticker:
     async def _deal_with(self, session: Session, schedule: StoredSchedule) -> None:
         """What goes wrong with one schedule must not keep the others from ticking."""
         try:
-            while lanes := await fire(session, schedule.name, self._codec):
+            while lanes := await fire(session, schedule.name, self._jobs):
                 if self._jobs.runner is not None:
                     self._jobs.runner.wake(lanes)
                 if schedule.missed != "all" or schedule.overlap != "allow":
@@ -145,7 +145,9 @@ class Ticker:
 
     async def _declare(self, session: Session, declared: Sequence[Repeating]) -> None:
         outcomes = await declare_schedules(
-            session, [each.new_schedule(self._codec) for each in declared], self._application
+            session,
+            [each.new_schedule(self._codec, self._jobs.registry) for each in declared],
+            self._application,
         )
         for name, outcome in sorted(outcomes.items()):
             if outcome.startswith("of "):
