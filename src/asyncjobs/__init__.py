@@ -22,6 +22,7 @@ from asyncjobs._guard.guard import Guard
 from asyncjobs._model.backoff import Backoff, Constant, Exponential
 from asyncjobs._model.events import Event, Is
 from asyncjobs._model.job import AttemptError, Job, NewJob
+from asyncjobs._model.limits import QueueLimit, Rate
 from asyncjobs._model.lock import Lock
 from asyncjobs._model.options import JobOptions
 from asyncjobs._model.queues import QueueRegistry, queues
@@ -120,7 +121,9 @@ __all__ = [  # noqa: RUF022 -- as `sorted` sorts
     "NewJob",
     "Prepared",
     "Published",
+    "QueueLimit",
     "QueueRegistry",
+    "Rate",
     "RemoteTraceback",
     "Requeue",
     "ResultNotStored",

@@ -22,6 +22,7 @@ from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
 from asyncjobs._define.schedules import Repeating, check_schedules
 from asyncjobs._engine.around import Around
+from asyncjobs._engine.inline import run_now
 from asyncjobs._engine.slots import Queues
 from asyncjobs._engine.supply import missing
 from asyncjobs._engine.telling import MOST_TRACEBACK
@@ -33,9 +34,10 @@ from asyncjobs._guard.guard import Guard
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.events import Event
-from asyncjobs._model.job import Job
+from asyncjobs._model.job import Job, NewJob
+from asyncjobs._model.limits import QueueLimit, Rate, checked_limits
 from asyncjobs._model.modes import Modes, modes_by_hand
-from asyncjobs._model.options import check_name, check_words
+from asyncjobs._model.options import When, check_name, check_when, check_words
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.queues import queues as registered_queues
 from asyncjobs._model.states import JobState
@@ -46,7 +48,7 @@ from asyncjobs._runner.serving import Serving, rhythm
 from asyncjobs._runner.supervisor import Supervisor
 from asyncjobs._schedule.schedules import Schedules
 from asyncjobs._schedule.ticker import Declared
-from asyncjobs._store import stats, views
+from asyncjobs._store import limits, stats, views
 from asyncjobs._store.foreign import is_sync
 from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql
 from asyncjobs._store.opening import Connect
@@ -70,7 +72,7 @@ class Jobs(Publisher):
     turns, whatever their weights. *connect* opens
     the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
     what jobs depend on. *middleware* is around each enqueue and each run, the outermost first, and *context* travels from one to the
-    other. No attempt takes longer than *timeout*, unless its kind may; *traceback_limit* characters are kept of what failed it.
+    other. No attempt takes longer than *timeout*, unless its kind may; *run* says when jobs run, as the option of that name; *traceback_limit* characters are kept of what failed it.
     *schedules* repeat: those of an *application*, where several share a database. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
     stopping takes; *payload_limit* is in bytes of JSON.
     *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
@@ -96,6 +98,7 @@ class Jobs(Publisher):
         middleware: Iterable[Any] = (),
         context: Iterable[ContextVar[Any] | Carried] = (),
         timeout: Duration | None = None,
+        run: When = "later",
         traceback_limit: int = MOST_TRACEBACK,
         schema: str = DEFAULT_SCHEMA,
         keep: Duration = 24 * 3600,
@@ -129,6 +132,8 @@ class Jobs(Publisher):
             traceback_limit=traceback_limit,
         )
         self.middleware, self.carried = self._around.middleware, self._around.carried
+        check_when(run)
+        self.run = None if run == "later" else run
         self._settings = Settings(
             pools=self._serving.pools,
             rhythm=rhythm(poll),
@@ -272,6 +277,9 @@ class Jobs(Publisher):
         self._check_process()
         return self._opened[0]
 
+    async def run_now(self, job: NewJob, on: Any) -> int:
+        return await run_now(self, job, on, codec=codec_of(self), provide=self._provide, around=self._around)
+
     def check_open(self) -> None:
         if self.loop() is not asyncio.get_running_loop():
             raise MisusedJobs(
@@ -389,6 +397,21 @@ class Jobs(Publisher):
     async def resume(self, queue: str) -> None:
         """Claim jobs of *queue* again."""
         await self.ask(views.resume_queue, check_name(queue, "queue"))
+
+    async def limit(
+        self, queue: str, *, concurrency: int | None = None, rate: Rate | None = None
+    ) -> None:
+        """Limit *queue* over all processes: so many of its jobs run at a time, so many begin in a time. With neither, no longer.
+
+        It is stored, and holds within a second everywhere; what runs already may finish.
+        """
+        await self.ask(
+            limits.limit_queue, check_name(queue, "queue"), *checked_limits(concurrency, rate)
+        )
+
+    async def limits(self) -> dict[str, QueueLimit]:
+        """The queues that are limited, and how."""
+        return await self.ask(limits.list_limits)
 
     async def work_off(self) -> None:
         """Wait until the runner of this Jobs has run what is due. Raises WhichJobs when none runs."""

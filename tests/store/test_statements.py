@@ -15,10 +15,26 @@ import pytest
 
 from asyncjobs._model.events import Subscription
 from asyncjobs._model.job import ClaimedJob, Job, NewJob
+from asyncjobs._model.limits import Rate
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.schedule import NewSchedule
 from asyncjobs._model.states import FinalState, JobState, LiveState
-from asyncjobs._store import bus, chores, claims, clearing, intake, locks, migrate, probes, runners, schedules, stats, unique, views
+from asyncjobs._store import (
+    bus,
+    chores,
+    claims,
+    clearing,
+    intake,
+    limits,
+    locks,
+    migrate,
+    probes,
+    runners,
+    schedules,
+    stats,
+    unique,
+    views,
+)
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import statements
 from tests.store.jobs import RUNNER, claim, enter, new_job, session_of
@@ -81,7 +97,16 @@ def a_schedule() -> NewSchedule:
 
 def a_subscription() -> Subscription:
     return Subscription(
-        name="s", glob="e*", where={"a": 1}, kind="k", queue="q", priority=0, max_attempts=1, tags=["t"], meta={}, options={}
+        name="s",
+        glob="e*",
+        where={"a": 1},
+        kind="k",
+        queue="q",
+        priority=0,
+        max_attempts=1,
+        tags=["t"],
+        meta={},
+        options={},
     )
 
 
@@ -89,6 +114,7 @@ def a_subscription() -> Subscription:
 CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "absolve_jobs": lambda s: claims.absolve_jobs(s, RUNNER, [claims.Claim(2, 1), claims.Claim(1, 1)]),
     "acquire_locks": lambda s: locks.acquire_locks(s, RUNNER, [a_job(2), a_job(1)]),
+    "admit_jobs": lambda s: limits.admit_jobs(s, RUNNER, [a_job(2), a_job(1)]),
     "adopt_jobs": lambda s: claims.adopt_jobs(s, 1, 2, [claims.Claim(2, 1), claims.Claim(1, 1)]),
     "advance_schedule": lambda s: schedules.advance_schedule(
         s, "n", EPOCH, last_tick=EPOCH, last_job=1, unfinished=[1]
@@ -111,6 +137,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "find_claims": lambda s: claims.find_claims(s, [RUNNER]),
     "find_finished": lambda s: claims.find_finished(s, RUNNER, [claims.Claim(1, 1)]),
     "find_held": lambda s: claims.find_held(s, RUNNER, [claims.Claim(1, 1)]),
+    "find_limits": limits.find_limits,
     "find_locked": lambda s: claims.find_locked(s, [1]),
     "find_horizon": lambda s: claims.is_past_horizon(s, 3),
     "find_orphans": chores.find_orphans,
@@ -125,6 +152,9 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "hold_lock": lambda s: runners.hold_lock(s, -5),
     "hold_probe": lambda s: probes.hold_probe(s, -5),
     "hold_row": lambda s: probes.hold_row(s, -5),
+    "insert_finished": lambda s: intake.insert_finished(
+        s, a_full_job(), Finished(None, FinalState.COMPLETED, 0.1, result="1")  # type: ignore[arg-type]
+    ),
     "insert_job": lambda s: intake.insert_job(s, a_full_job()),
     "insert_jobs": lambda s: intake.insert_jobs(s, [new_job()]),
     "insert_unique_jobs": lambda s: unique.insert_unique_jobs(s, [a_unique_job()], wake=True),
@@ -133,6 +163,8 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
         s, states=[JobState.FAILED], queues=["q"], kinds=["k"], tags=["t"], before=9, limit=10
     ),
     "list_held": stats.list_held,
+    "limit_queue": lambda s: limits.limit_queue(s, "q", 5, Rate(10, per=60)),
+    "list_limits": limits.list_limits,
     "list_locks": locks.list_locks,
     "list_runners": runners.list_runners,
     "list_schedules": schedules.list_schedules,
@@ -198,6 +230,7 @@ SCHEDULE = [
 READ: dict[str, list[str]] = {
     "absolve_jobs": ["id"],
     "acquire_locks": ["job_id", "verdict"],
+    "admit_jobs": ["id"],
     "adopt_jobs": ["id"],
     "announce_idle": ["refused", "own_xid"],
     "await_job": ["id"],
@@ -216,6 +249,7 @@ READ: dict[str, list[str]] = {
     "find_claims": ["runner", "id", "token"],
     "find_finished": ["id"],
     "find_held": ["id", "cancel_requested"],
+    "find_limits": ["name", "allowed", "seconds"],
     "find_locked": ["id"],
     "find_orphans": ["runner"],
     "find_overdue": ["queue", "count", "oldest", "paused"],
@@ -225,23 +259,53 @@ READ: dict[str, list[str]] = {
     "get_schedule": SCHEDULE,
     "hold_probe": ["backend", "held", "is_read_only"],
     "hold_row": ["id"],
+    "insert_finished": ["id"],
     "insert_job": ["id"],
     "insert_jobs": ["id"],
     "insert_unique_jobs": ["id", "unique_key"],
     "list_held": [
-        "id", "kind", "method", "queue", "priority", "attempt", "max_attempts", "tags", "started_at", "cancel_requested",
-        "runner", "runner_name", "runner_host", "runner_pid", "runner_seen_at",
+        "id",
+        "kind",
+        "method",
+        "queue",
+        "priority",
+        "attempt",
+        "max_attempts",
+        "tags",
+        "started_at",
+        "cancel_requested",
+        "runner",
+        "runner_name",
+        "runner_host",
+        "runner_pid",
+        "runner_seen_at",
     ],
     "list_jobs": JOB,
     "list_subscriptions": [
-        "app", "name", "listens_to", "matchers", "kind", "method", "queue", "priority", "max_attempts", "since",
+        "app",
+        "name",
+        "listens_to",
+        "matchers",
+        "kind",
+        "method",
+        "queue",
+        "priority",
+        "max_attempts",
+        "since",
     ],
     "list_stats": [
-        "queue", "kind", "count", "count_working", "count_errored", "highest_error_count", "oldest_run_at",
+        "queue",
+        "kind",
+        "count",
+        "count_working",
+        "count_errored",
+        "highest_error_count",
+        "oldest_run_at",
     ],
     "list_schedules": SCHEDULE,
+    "list_limits": ["name", "concurrency", "every", "burst", "running"],
     "list_locks": ["key", "slot", "job", "token", "since"],
-    "look_around": ["queues", "kinds", "due", "paused", "suspects"],
+    "look_around": ["queues", "kinds", "due", "paused", "suspects", "limited"],
     "meet_duplicates": ["unique_key", "id"],
     "name_backend": ["backend", "is_read_only"],
     "pass_over_row": ["id"],

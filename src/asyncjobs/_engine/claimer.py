@@ -26,6 +26,7 @@ from asyncjobs._define.registry import is_standalone
 from asyncjobs._engine.doubts import Doubts
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.lanes import Lanes
+from asyncjobs._engine.limits import Limits
 from asyncjobs._engine.link import Patience, link
 from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
@@ -51,6 +52,7 @@ from asyncjobs._store.claims import (
     wake_others,
     withdraw_idle,
 )
+from asyncjobs._store.limits import admit_jobs, find_limits
 from asyncjobs._store.locks import acquire_locks, settle_locks
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
@@ -131,6 +133,8 @@ class Claimer:
         self._hungry_at = 0.0  #: when the slots last had nothing to do
         self._own_xid: int | None = None  #: to be waited out before sleeping
         self._doubts = Doubts()
+        self._limits = self._lanes.limits = Limits()
+        self._paused: frozenset[str] = frozenset()
         self._pause = 0.0
 
     # From the rest of the runner.
@@ -152,6 +156,13 @@ class Claimer:
     def ended(self, job_id: int) -> None:
         """A job runs no more."""
         self._begun.pop(job_id, None)
+
+    def settled(self, job: ClaimedJob) -> None:
+        """This runner answers for *job* no more: who waited for its lock, or for its place in a queue, may begin."""
+        if job.lock_key is not None:
+            self.wake()
+        if self._limits and job.queue in self._limits:
+            self.look_again()
 
     def emptied(self) -> None:
         """This runner answers for no job any more."""
@@ -233,7 +244,8 @@ class Claimer:
         self._give_back_what_waited_too_long()
         if self._due_at is not None and now >= self._due_at:
             await self._promote(session)
-        if now - self._looked_at > LOOK_EVERY and not self._drained:
+        if (now - self._looked_at > LOOK_EVERY and not self._drained) or self._limits.is_due(now):
+            self._drained = False
             await self._look(session)
         if self._doubts.are_due(now):
             await settle_locks(session, self._doubts.look_at(now))
@@ -323,7 +335,8 @@ class Claimer:
             and lane.queue not in self._lanes.paused
             and any(self._may_take(pool, lane, rooms, asked) for pool in self._pools)
         ]
-        self._left = bool(waiting)
+        closed = self._limits.closed
+        self._left = bool(waiting) or any(lane.queue in closed and lane.kind in kinds for lane in found)
         if not waiting:
             self._solitude.nothing_else()
         if self._solitude.is_due(time.monotonic()):
@@ -439,18 +452,27 @@ class Claimer:
     ) -> list[ClaimedJob]:
         """Those of *jobs* that may begin: a job with a lock that others have is not this runner's any more, and waits."""
         keyed = [job for job in jobs if job.lock_key is not None]
-        if not keyed:
+        limited = [job for job in jobs if job.queue in self._limits] if self._limits else ()
+        if not keyed and not limited:
             return await self._hold(session, incarnation, jobs)
-        acquired = await acquire_locks(session, incarnation, keyed)
-        self._doubts.add(
-            {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
-        )
-        held = await self._hold(
-            session, incarnation, [job for job in jobs if job.id not in acquired.blocked]
-        )
-        undecided = {job.id for job in keyed} - acquired.held - acquired.blocked
-        self._release(job for job in held if job.id in undecided)
-        return [job for job in held if job.id not in undecided]
+        blocked: frozenset[int] = frozenset()
+        back: set[int] = set()
+        if keyed:
+            acquired = await acquire_locks(session, incarnation, keyed)
+            self._doubts.add(
+                {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
+            )
+            blocked = acquired.blocked
+            back = {job.id for job in keyed} - acquired.held - blocked
+        asking = [job for job in limited if job.id not in blocked and job.id not in back]
+        if asking:
+            admitted = await admit_jobs(session, incarnation, asking)
+            self._limits.took(asking, admitted)
+            self._lanes.paused = self._paused | self._limits.closed
+            back |= {job.id for job in asking} - admitted
+        held = await self._hold(session, incarnation, [job for job in jobs if job.id not in blocked])
+        self._release(job for job in held if job.id in back)
+        return [job for job in held if job.id not in back]
 
     async def _hold(self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
         """Answer for *jobs*, which were claimed under *incarnation*; should the keeper have changed it meanwhile, for those it
@@ -511,11 +533,14 @@ class Claimer:
                 self._release(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
-        lanes, due, paused, suspects = await look_around(session)
+        lanes, due, paused, suspects, limited = await look_around(session)
+        allowances = await find_limits(session) if limited else ()
         now = self._looked_at = time.monotonic()
+        self._limits.saw(now, allowances)
         self._solitude.saw(now, suspects=suspects)
         self._due_at = None if due is None else max(now + due, self._patient_until)
-        self._lanes.paused = paused
+        self._paused = paused
+        self._lanes.paused = paused | self._limits.closed
         self._lanes.forget_old(now)
         known = self._kinds()
         served = [lane for lane in lanes if self._lanes.are_served(lane.queue)]
@@ -602,7 +627,7 @@ class Claimer:
         for pool in self._pools:
             if pool.prefetched:
                 limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))
-        limit = min(limit, self._solitude.wait(time.monotonic()), self._doubts.wait())
+        limit = min(limit, self._solitude.wait(time.monotonic()), self._doubts.wait(), self._limits.wait())
         if self._is_gathering():
             limit = min(limit, max(0.0, self._claimed_at + self._gather - time.monotonic()))
         hungry = not self._announced_in_vain()

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from asyncjobs._engine.limits import Limits
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.queues import QueueRegistry
@@ -40,6 +41,7 @@ class Lanes:
         self._served: dict[str, int] = {}  #: by queue, the claim that served it last
         self._claims = 0
         self.paused: frozenset[str] = frozenset()
+        self.limits = Limits()
 
     def pools_of(self, queue: str) -> Sequence[Pool]:
         """The pools in which jobs of *queue* run here, those with the least choice first."""
@@ -94,7 +96,7 @@ class Lanes:
                 LaneRequest(
                     lane,
                     number,
-                    room,
+                    self.limits.room(lane.queue, room),
                     alone,
                     self._known[lane].mark,
                     pool.urgency.last,

@@ -296,8 +296,8 @@ class Runner:
     def _settled(self, job: ClaimedJob | Claim) -> None:
         if self._held.get(job.id) == job.token:  # else it is held by a later claim
             del self._held[job.id]
-            if isinstance(job, ClaimedJob) and job.lock_key is not None:
-                self._claimer.wake()  # who waited for its lock has it now
+            if isinstance(job, ClaimedJob):
+                self._claimer.settled(job)
             if not self._held:
                 self._claimer.emptied()
 

@@ -58,6 +58,7 @@ class Surroundings(NamedTuple):
     due: float | None  #: seconds until the next scheduled job is due; negative when it is overdue
     paused: frozenset[str]  #: queues nobody may claim from
     suspects: bool  #: one that may be what kills runners waits to run alone
+    limited: bool  #: there are queues with limits
 
 
 class Caution(NamedTuple):
@@ -69,9 +70,9 @@ class Caution(NamedTuple):
 
 async def look_around(session: Session) -> Surroundings:
     """Where jobs are ready, when the next is due, which queues are paused, whether a suspect waits."""
-    queues, kinds, due, paused, suspects = await session.fetchrow("look_around")
+    queues, kinds, due, paused, suspects, limited = await session.fetchrow("look_around")
     lanes = [Lane(*lane) for lane in zip(queues, kinds, strict=True)]
-    return Surroundings(lanes, due, frozenset(paused), suspects)
+    return Surroundings(lanes, due, frozenset(paused), suspects, limited)
 
 
 async def claim_jobs(

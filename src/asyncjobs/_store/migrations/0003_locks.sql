@@ -27,8 +27,27 @@ create table asyncjobs.locks (
 );
 create index locks_job on asyncjobs.locks (job);
 
+-- Limits of a queue, over all processes. A place in a queue with limited concurrency is a lock like any other, with the key
+-- 'queue:' and the queue's name. Nobody waits for it in line: a full queue is claimed from by nobody, like a paused one, until
+-- who ends says that there is room. A rate is a bucket of *burst* tokens, one more each *every* seconds (GCRA): *next_at* is when
+-- it would be full again.
+alter table asyncjobs.queues
+  add column concurrency integer check (concurrency > 0),
+  add column every float8 check (every > 0),
+  add column burst integer check (burst > 0),
+  add column next_at timestamptz,
+  add check ((every is null) = (burst is null));
+alter table asyncjobs.live_jobs add column limited boolean;   -- it has a place in a queue with limited concurrency
+
 -- Who waits for a key, in the order of their turns.
 create index live_jobs_blocked on asyncjobs.live_jobs (lock_key, priority, scheduled_at, id) where state = 3;
+
+-- How many jobs of a rate may begin now; without a rate, any number.
+create function asyncjobs.tokens_in(every float8, burst integer, next_at timestamptz) returns integer language sql volatile as $$
+  select case when every is null then 2147483647
+              else floor(burst - extract(epoch from greatest(next_at - clock_timestamp(), interval '0'))::float8 / every
+                         + 0.000001::float8)::integer end
+$$;
 
 -- What a job holds goes to who waits for it, or is free. Called by every statement that ends a claim, and only for jobs that
 -- have a lock, in the same transaction. Where the caller's transaction sees the past (repeatable read), it only frees: to hand over
@@ -46,7 +65,12 @@ declare
 begin
   for held in select key, slot from asyncjobs.locks where job = holder order by key, slot for update loop
     heir := null;
-    if current_setting('transaction_isolation') = 'read committed' then
+    if left(held.key, 6) = 'queue:' then
+      perform asyncjobs.notify('asyncjobs:queues', name)
+         from asyncjobs.queues
+        where 'queue:' || name = held.key
+          and concurrency <= (select count(*) from asyncjobs.locks where key = held.key);
+    elsif current_setting('transaction_isolation') = 'read committed' then
       select id, token, queue, crashes into heir, heirs_token, heirs_queue, heirs_crashes
         from asyncjobs.live_jobs
        where state = 3 and lock_key = held.key and lock_slots >= held.slot
@@ -176,4 +200,54 @@ begin
     end loop;
   end loop;
   return handed;
+end $$;
+
+-- Let claimed jobs of limited queues run, as many as there are places and tokens, in the order of the queue: their ids. One
+-- after the other, because each holds the queue's row.
+create function asyncjobs.admit_jobs(ids bigint[], tokens bigint[], incarnation bigint)
+  returns setof bigint language plpgsql volatile
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  queue_row record;
+  mine record;
+  bucket integer;
+  admitted integer;
+begin
+  for queue_row in
+    select name, concurrency, every, burst, next_at
+      from asyncjobs.queues
+     where name = any (array(select queue from asyncjobs.live_jobs where id = any (ids)))
+     order by name
+       for update
+  loop
+    admitted := 0;
+    bucket := asyncjobs.tokens_in(queue_row.every, queue_row.burst, queue_row.next_at);
+    for mine in
+      select id, token
+        from asyncjobs.live_jobs
+       where id = any (ids) and runner = incarnation and token = tokens[width_bucket(id, ids)]
+         and queue = queue_row.name and not cancel_requested
+       order by priority, scheduled_at, id
+    loop
+      exit when admitted >= bucket;
+      if queue_row.concurrency is not null then
+        insert into asyncjobs.locks (key, slot, job, token)
+        select 'queue:' || queue_row.name, free.slot, mine.id, mine.token
+          from generate_series(1, queue_row.concurrency) free (slot)
+         where not exists (select from asyncjobs.locks other
+                            where other.key = 'queue:' || queue_row.name and other.slot = free.slot)
+         order by free.slot limit 1
+        on conflict (key, slot) do nothing;
+        exit when not found;
+        update asyncjobs.live_jobs set limited = true where id = mine.id;
+      end if;
+      admitted := admitted + 1;
+      return next mine.id;
+    end loop;
+    if queue_row.every is not null and admitted > 0 then
+      update asyncjobs.queues
+         set next_at = greatest(next_at, clock_timestamp()) + admitted * every * interval '1 s'
+       where name = queue_row.name;
+    end if;
+  end loop;
 end $$;

@@ -41,7 +41,7 @@ with begun as materialized (
                        else errors end
     from held
    where live_jobs.id = held.id and held.final is null
-  returning live_jobs.id, live_jobs.queue, live_jobs.lock_key
+  returning live_jobs.id, live_jobs.queue, live_jobs.lock_key, live_jobs.limited
 ), gone as (
   delete from asyncjobs.live_jobs
    using held
@@ -79,5 +79,5 @@ select (select count(*) from back) as rescued,
        (select count(asyncjobs.wake(queue)) from (select distinct queue from back) queues) as woken,
        (select count(asyncjobs.notify('asyncjobs:finished', id::text)) from gone where awaited) as told,
        (select sum(asyncjobs.let_go(id))
-          from (select id, lock_key from back union all select id, lock_key from gone) ended
-         where lock_key is not null) as unlocked
+          from (select id, lock_key, limited from back union all select id, lock_key, limited from gone) ended
+         where lock_key is not null or limited) as unlocked

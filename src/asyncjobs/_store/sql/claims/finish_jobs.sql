@@ -30,4 +30,4 @@ with given as materialized (
    where ($9::smallint[])[nth] is distinct from 0
 )
 select id, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end,
-       case when lock_key is not null then asyncjobs.let_go(id) end from finished
+       case when lock_key is not null or limited then asyncjobs.let_go(id) end from finished

@@ -1,5 +1,5 @@
 -- What a claimer must know that no claim tells: where jobs are ready, when the next one is due, which queues are paused,
--- and whether a suspect waits to run alone (claim_suspect.sql).
+-- whether a suspect waits to run alone (claim_suspect.sql), and whether any queue is limited (find_limits.sql).
 --
 -- Lanes (queue, kind) are found without reading the jobs, one step of the index per lane. Ballast sorts below ' ', where no
 -- queue's name is, and is due after 2200. `due` is in seconds, null when nothing is scheduled.
@@ -26,4 +26,5 @@ select array(select queue from lanes order by queue, kind) as queues,
          where state in (1, 2) and scheduled_at < timestamptz '2200-01-01'
          order by scheduled_at limit 1) as due,
        array(select name from asyncjobs.queues where paused_at is not null) as paused,
-       exists (select from asyncjobs.live_jobs where state = 4) as suspects
+       exists (select from asyncjobs.live_jobs where state = 4) as suspects,
+       exists (select from asyncjobs.queues where concurrency is not null or every is not null) as limited

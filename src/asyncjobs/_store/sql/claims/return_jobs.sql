@@ -24,7 +24,7 @@ with held as materialized (
          attempt = attempt - case when ($6::boolean[])[width_bucket(id, $1::bigint[])] then 1 else 0 end,
          errors = asyncjobs.remember(errors, ($7::text[])[width_bucket(id, $1::bigint[])]::jsonb)
    where id = any (array(select id from held where not cancel_requested))
-  returning id, queue, lock_key
+  returning id, queue, lock_key, limited
 ), cancelled as (
   delete from asyncjobs.live_jobs
    where id = any (array(select id from held where cancel_requested))
@@ -38,8 +38,8 @@ with held as materialized (
          asyncjobs.remember(errors, ($7::text[])[width_bucket(id, $1::bigint[])]::jsonb)
     from cancelled
 )
-select returned.id, null::text as told, case when lock_key is not null then asyncjobs.let_go(returned.id) end
+select returned.id, null::text as told, case when lock_key is not null or limited then asyncjobs.let_go(returned.id) end
   from returned, (select count(asyncjobs.wake(queue)) from (select distinct queue from returned) queues) woken
 union all
 select id, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end,
-       case when lock_key is not null then asyncjobs.let_go(id) end from cancelled
+       case when lock_key is not null or limited then asyncjobs.let_go(id) end from cancelled
