@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import attrs
 import pytest
@@ -160,8 +161,8 @@ class Refresh(Later, kind="test_queues:Refresh", queue="refresh", app="account")
 async def test_an_app_is_a_namespace(dsn: str) -> None:
     """T2: "`queue`, `app` namespace from package, overridable per enqueue; `full_queue` literal"."""
 
-    async def queue_of(**options: object) -> str:
-        handle = await Refresh(1).later("call", **options)  # type: ignore[arg-type]
+    async def queue_of(**options: Any) -> str:
+        handle = await Refresh(1).later("call", **options)
         found = await jobs.get_job(handle.id)
         assert found is not None
         return found.queue

@@ -51,6 +51,10 @@ class QueueRegistry:
         known = self._queues.get(queue.name)
         self._queues[queue.name] = queue if known is None else known.merged(queue)
 
+    def clear(self) -> None:
+        """Forget them all, for tests."""
+        self._queues.clear()
+
     def weight_of(self, name: str) -> int:
         """The weight of a queue; that of an undeclared one is the default."""
         known = self._queues.get(name)
