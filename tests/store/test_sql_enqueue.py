@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from sqlalchemy import create_engine, text
 
-from asyncjobs import InvalidOption, Jobs, Later, job
+from asyncjobs import InvalidOption, JobFailed, Jobs, Later, job
 from tests.connections import sqlalchemy_url
 from tests.engine.running import running
 
@@ -235,6 +235,18 @@ async def test_a_moment_from_sql_is_that_moment(dsn: str) -> None:
         2100, 1, 1, tzinfo=UTC
     )
     await db.close()
+
+
+async def test_inputs_that_do_not_fit_fail_at_once(dsn: str) -> None:
+    """SQL cannot know them; the runner does, and does not try the job ten times."""
+    async with running(dsn) as jobs:
+        db = await connect(dsn)
+        for args in ({"name": 7}, {}):
+            kept = await db.fetchval("select asyncjobs.enqueue($1, $2)", greet.kind, json.dumps(args))
+            with pytest.raises(JobFailed, match="name"):
+                await jobs.handle(kept).result(timeout=20)
+            assert (await jobs.handle(kept).job()).attempt == 1
+        await db.close()
 
 
 # What makes no sense is refused in words.
