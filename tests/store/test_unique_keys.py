@@ -144,9 +144,9 @@ class World:
 WORDS = ("enqueue", "enqueue", "enqueue_many", "claim", "claim", "finish", "fail", "cancel", "retry")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    steps=st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 5)), max_size=20),
+    steps=st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 5)), min_size=6, max_size=30),
     until=st.sampled_from(["start", "end"]),
 )
 async def test_one_job_has_a_key_at_most(dsn: str, steps: list[tuple[str, int]], until: Until) -> None:
@@ -190,11 +190,14 @@ async def test_a_suspect_that_waits_can_be_met(dsn: str, until: Until) -> None:
         (first,) = await enqueue(session, unique_job("key", "end"))
         assert await claim(session)
         await rescue_jobs(session, RUNNER, blame=True, max_crashes=3, error="{}")
-        change = unique_job("key", until, on_conflict=("replace", "reschedule"), args='{"a": 1}')
-        assert await enqueue(session, change) == [Stored(first.id, False)]
-        row = await live(session, first.id)
-        assert row is not None
-        assert (row["state"], row["crashes"], row["args"]) == (4, 1, '{"a": 1}')
+        for delay, state in ((None, 4), (9.0, 1), (None, 4)):
+            change = unique_job(
+                "key", until, on_conflict=("replace", "reschedule"), args='{"a": 1}', delay=delay
+            )
+            assert await enqueue(session, change) == [Stored(first.id, False)]
+            row = await live(session, first.id)
+            assert row is not None
+            assert (row["state"], row["crashes"], row["args"]) == (state, 1, '{"a": 1}')
 
 
 async def test_a_job_that_runs_is_left_as_it_is(dsn: str) -> None:
