@@ -380,7 +380,7 @@ async def test_middleware_is_around_each_enqueue_and_each_run(dsn: str) -> None:
     async with Jobs(dsn, middleware=[doubles, Plugin()]).running() as jobs:
         for each, kind in ((around, "seeds.around"), (around_in_thread, "seeds.around_in_thread")):
             said.clear()
-            handle = await each.later()  # type: ignore[attr-defined]
+            handle = await each.later()
             assert await handle.result(timeout=10) == 4
             assert said == [("enqueue", [kind]), "enqueued", ("doubles", kind, 1), "run", "job", "doubled"]
             assert (await handle.job()).tags == ("stamped",)

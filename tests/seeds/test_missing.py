@@ -46,8 +46,8 @@ async def test_a_loader_that_finds_nothing_skips_the_job(dsn: str, optional: boo
                 return user.name
 
         async with Jobs(dsn, provide={User: load_user}).running():
-            assert await (await greets.later(1)).result(timeout=10) == "ada"  # type: ignore[call-arg]
-            gone = await greets.later(2)  # type: ignore[call-arg]
+            assert await (await greets.later(1)).result(timeout=10) == "ada"
+            gone = await greets.later(2)
             if optional:
                 assert await gone.result(timeout=10) == "nobody"
                 return

@@ -395,7 +395,7 @@ async def test_many_of_which_some_are_alike_are_stored_together(dsn: str) -> Non
     assert [stored[each.id].args["name"] for each in handles] == [*names, "plain"]
     assert handles[3].id == before.id
     new = [stored[handles[nth].id] for nth in (0, 1, 4, 6)]
-    assert [each.args["name"] for each in sorted(new, key=lambda each: each.scheduled_at)] == [
+    assert [each.args["name"] for each in sorted(new, key=lambda each: (each.scheduled_at, each.id))] == [
         "c", "a", "b", "plain"
     ]  # fmt: skip
 

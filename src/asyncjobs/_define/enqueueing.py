@@ -21,7 +21,7 @@ from asyncjobs._enqueue.middleware import around_enqueue
 from asyncjobs._enqueue.options import check_later_options
 from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import NewJob
-from asyncjobs._model.options import DefinitionOptions, definition_options, stored_options
+from asyncjobs._model.options import definition_options, DefinitionOptions, runs_now, stored_options
 from asyncjobs._model.queues import QueueRegistry, place_of, queues
 from asyncjobs.errors import InvalidInput, InvalidOption
 
@@ -109,11 +109,24 @@ async def enqueue_many(
     codec = codec_of(jobs)
     calls = [call if call.on_enqueue is None else await _asked(call, call.on_enqueue) for call in calls]
     new = stamped([call.new_job(codec, jobs.registry) for call in calls], jobs.carried)
-    store = partial(_store, jobs, on, wake)
+    now = [runs_now(call.call.get("run", call.defined.get("run", jobs.run)), job) for call, job in zip(calls, new, strict=True)]
+    store = partial(_store_or_run, jobs, on, wake, now) if True in now else partial(_store, jobs, on, wake)
     stored = await (around_enqueue(jobs.middleware, store)(new) if jobs.middleware else store(new))
     return [
         call.handle(job_id, jobs, codec) if created else Handle(job_id, False, jobs, reader_by_kind(codec))
         for call, (job_id, created) in zip(calls, stored, strict=True)
+    ]
+
+
+async def _store_or_run(
+    jobs: Enqueuer, on: Any, wake: bool, now: Sequence[bool], new: Sequence[NewJob]
+) -> Sequence[tuple[int, bool]]:
+    """Store the jobs that run later, then run those that run now, in their order."""
+    later = [job for job, is_now in zip(new, now, strict=True) if not is_now]
+    stored = iter(await _store(jobs, on, wake, later) if later else ())
+    return [
+        (await jobs.run_now(job, on), True) if is_now else next(stored)
+        for job, is_now in zip(new, now, strict=True)
     ]
 
 

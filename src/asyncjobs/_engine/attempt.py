@@ -59,6 +59,7 @@ class Attempt:
     around: Around = NOTHING_AROUND
     wait: float | None = None  #: seconds until the next attempt, where the object says so
     is_quiet: bool = False  #: its error is not logged, by the object's own word
+    error: BaseException | None = None  #: what failed it
     started: float = 0.0  #: on the performance counter
 
     def stop(self, reason: str) -> None:
@@ -283,7 +284,7 @@ class Attempt:
         return Returned(job, LiveState.RETRYABLE, delay=self._wait(), error=text)
 
     def _log_failure(self, error: BaseException, *, is_last: bool, loud: bool = True) -> None:
-        job = self.job
+        job, self.error = self.job, error
         loud = loud and not self.is_quiet
         log_error(
             logging.ERROR if loud else logging.DEBUG,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import Context, ContextVar
 from datetime import datetime
 from typing import Any, Protocol
@@ -304,6 +304,17 @@ def job_in(context: Context) -> ClaimedJob | None:
     """The job on whose behalf something runs in *context*."""
     current = context.get(_current)
     return current._job if isinstance(current, RunningJob) else None
+
+
+@contextmanager
+def entered(job: CurrentJob) -> Iterator[None]:
+    """Within it, *job* is the current one."""
+    token = _current.set(job)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # closed, from another context
+            _current.reset(token)
 
 
 def enter(job: CurrentJob) -> None:

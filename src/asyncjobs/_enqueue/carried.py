@@ -19,6 +19,7 @@ import orjson
 
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.options import check_name
+from asyncjobs._store.rows import from_json
 from asyncjobs.errors import InvalidInput, InvalidOption
 
 T = TypeVar("T")
@@ -194,7 +195,7 @@ def carried_in(meta: str, carried: Mapping[str, Carried]) -> dict[str, Any]:
     """What came along in *meta*, and means something here: decoded, by name."""
     if f'"{CARRIED}"' not in meta:
         return {}
-    stored = orjson.loads(meta)
+    stored = from_json(meta)  # somebody else may have written it
     came = stored.get(CARRIED) if isinstance(stored, dict) else None
     if not isinstance(came, dict):
         return {}

@@ -14,6 +14,7 @@ from asyncjobs._enqueue.undeclared import Undeclared
 from asyncjobs._enqueue.unique import store_alone
 from asyncjobs._enqueue.waiter import Waiter
 from asyncjobs._model.job import Job, Lane, NewJob
+from asyncjobs._model.options import When
 from asyncjobs._model.queues import QueueRegistry, queues
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
@@ -53,6 +54,7 @@ class Enqueuer:
         self._undeclared = Undeclared()
         self.carried: Mapping[str, Carried] = carried_by_name(())  #: the context that travels with jobs
         self.middleware: Sequence[Layer] = ()
+        self.run: When | None = None  #: when jobs run of which nothing else was said: later
         self._closing = False
         self._coalescer = Coalescer(source, schema, self._stored)
         self._waiter = Waiter(source, schema, listen=listen)
@@ -113,6 +115,13 @@ class Enqueuer:
         if self.registry:
             self._undeclared.look_at(lanes, self.registry)
         return lanes
+
+    def check_open(self) -> None:
+        """Raises WhichJobs where it is not open, and MisusedJobs on another loop or after a fork."""
+
+    async def run_now(self, job: NewJob, on: Any) -> int:
+        """Run *job* at once, here, and store what it came to; its id. Raises what it raises."""
+        raise NotImplementedError
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop all this happens on. Raises WhichJobs, and MisusedJobs after a fork."""

@@ -6,16 +6,21 @@ The nearest word wins: `later` over `.set()` over the class or `@job` over its b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypedDict, cast
 
 from asyncjobs._model.backoff import BackoffLike, Exponential, as_backoff, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.lock import LockLike, lock_of
+from asyncjobs._model.job import NewJob
 from asyncjobs._model.outcome import Kept
 from asyncjobs._model.unique import UniqueLike, unique_of
 from asyncjobs.errors import InvalidOption
+
+
+When = Literal["later", "now"] | Callable[[NewJob], Literal["later", "now"]]
+"""When a job runs, or a function that says so of it."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -31,6 +36,7 @@ class JobOptions(TypedDict, total=False):
     lock: LockLike  #: of the jobs that are alike, so many run at a time
     tags: Sequence[str]
     meta: Mapping[str, Any]
+    run: When  #: "later", or "now": at once, in its caller; or a function of the job that says which
     context: Mapping[str, Any]  #: what is current where it runs, by name, in place of what is current here
 
 
@@ -109,6 +115,8 @@ def check_values(given: Mapping[str, Any]) -> None:
         unique_of(given["unique"])
     if "lock" in given:
         lock_of(given["lock"])
+    if "run" in given:
+        check_when(given["run"])
     for word in ("meta", "context"):
         if word in given and not isinstance(given[word], Mapping):
             raise InvalidOption(f"{word}={given[word]!r} is not a dictionary")
@@ -128,6 +136,22 @@ def _check_tags(tags: object) -> None:
         raise InvalidOption(f"tags={tags!r:.60} is not a list of at most {MOST_TAGS} words")
     for tag in tags:
         check_name(tag, "tag")
+
+
+def check_when(when: object) -> None:
+    """Refuse what does not say when a job runs."""
+    if when not in ("later", "now") and (isinstance(when, type) or not callable(when)):
+        raise InvalidOption(f"run={when!r:.160} is not when a job runs; say 'later', 'now', or pass a function of the job")
+
+
+def runs_now(when: When | None, job: NewJob) -> bool:
+    """Whether *job* runs at once. One with a delay= or at= waits for its time."""
+    if when is None or job.delay is not None or job.scheduled_at is not None:
+        return False
+    said = when(job) if callable(when) else when
+    if said not in ("later", "now"):
+        raise InvalidOption(f"run= said {said!r:.160} of {job.kind}; a function of the job returns 'later' or 'now'")
+    return said == "now"
 
 
 def definition_options(given: Mapping[str, Any], where: str) -> DefinitionOptions:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from asyncjobs._model.job import NewJob
+from asyncjobs._model.outcome import Finished, Kept
 from asyncjobs._store.faults import is_failed_transaction, is_missing_schema, sqlstate
 from asyncjobs._store.session import Session
 from asyncjobs.errors import InvalidInput, SchemaMissing, WrongConnection
@@ -52,6 +53,38 @@ async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int
         raise
     job_id: int = row[0]
     return job_id
+
+
+async def insert_finished(session: Session, job: NewJob, done: Finished) -> int:
+    """Store a job that has run already; its id, of which there is no row when nothing of it is kept."""
+    kept = done.kept
+    try:
+        job_id: int = await session.fetchval(
+            "insert_finished",
+            job.queue,
+            job.kind,
+            job.method,
+            "{}" if kept is Kept.WITHOUT_ARGS else job.args,
+            job.priority,
+            list(job.tags) if job.tags else None,
+            job.meta,
+            _options_of(job, kept),
+            int(done.state),
+            done.elapsed,
+            done.result,
+            done.result_error,
+            done.error,
+            None if kept is None else int(kept),
+        )
+    except Exception as error:
+        explain(session, error)
+        raise
+    return job_id
+
+
+def _options_of(job: NewJob, kept: Kept | None) -> str | None:
+    options = {**(job.options or {}), **({"args": "not kept"} if kept is Kept.WITHOUT_ARGS else {})}
+    return orjson.dumps(options).decode() if options else None
 
 
 async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = True) -> list[int]:
