@@ -25,6 +25,7 @@ options = st.fixed_dictionaries(
     {},
     optional={
         "queue": names,
+        "app": st.none() | names,
         "priority": st.integers(-32768, 32767),
         "max_attempts": st.integers(1, 32767),
         "timeout": st.none() | durations,
@@ -52,10 +53,12 @@ def said(new: NewJob, defined: Mapping[str, Any]) -> dict[str, Any]:
 
 def expected(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """The last layer that says a word is heard."""
-    merged: dict[str, Any] = {"tags": [], "meta": {}}
+    merged: dict[str, Any] = {"tags": [], "meta": {}, "priority": 0}
     for layer in (DEFAULTS, *layers):
         merged.update(layer)
-    return {**merged, "timeout": _seconds(merged["timeout"])}
+    app = merged.pop("app", None)
+    queue = merged["queue"] if app is None else f"{app.replace('.', '_')}_{merged['queue']}"
+    return {**merged, "queue": queue, "timeout": _seconds(merged["timeout"])}
 
 
 def _seconds(timeout: timedelta | float | None) -> float | None:
