@@ -15,19 +15,25 @@ from typing import Any, Generic, TypeVar, Unpack, assert_type
 
 import attrs
 from asyncjobs import (
+    TICK,
     Backoff,
     Connection,
     Constant,
+    Cron,
     Dependency,
+    Every,
     Exponential,
     Handle,
+    HeldJob,
     Job,
     JobOptions,
     Jobs,
     JobState,
+    JobStats,
     Later,
     LaterOptions,
     Prepared,
+    Schedule,
     current_job,
     job,
 )
@@ -317,3 +323,65 @@ async def inside() -> None:
     await current_job().complete(on=object(), result=3)
     assert_type(current_job().id, int | None)
     assert_type(current_job().attempt, int)
+
+
+# Sync code, and looking.
+
+
+def sync_code(export: ExportStations, mailer: Mailer) -> None:
+    assert_type(export.later_sync("call"), Handle[Any])
+    assert_type(export.later_sync(export.call, on=object(), delay=3), Handle[int])
+    assert_type(export.later_sync(export.in_a_thread), Handle[datetime])
+    assert_type(send_welcome.later_sync(42, locale="de"), Handle[str])
+    assert_type(send_welcome.set(on=object()).later_sync(42), Handle[str])
+    assert_type(in_a_thread.later_sync(42), Handle[bytes])
+    assert_type(mailer.welcome.later_sync(42, locale="de"), Handle[str])
+    assert_type(mailer.welcome.set(priority=3).later_sync(42), Handle[str])
+
+
+def sync_code_misused(export: ExportStations) -> None:
+    export.later_sync(export.cal)  # type: ignore[attr-defined]  # pyright: ignore
+    export.later_sync("call", quue="exports")  # type: ignore[call-overload]  # pyright: ignore
+    send_welcome.later_sync("42")  # type: ignore[arg-type]  # pyright: ignore
+    send_welcome.set(priority=3).later_sync()  # type: ignore[call-arg]  # pyright: ignore
+
+
+def a_bound_session(jobs: Jobs) -> None:
+    with jobs.on(object()) as bound:
+        assert_type(bound, Jobs)
+
+
+async def looking(jobs: Jobs, prepared: list[Prepared[int]]) -> None:
+    assert_type(await jobs.stats(), list[JobStats])
+    assert_type(await jobs.states(), list[HeldJob])
+    assert_type([each.name for each in await jobs.list_jobs(tags=["eu"])], list[str])
+    assert_type(await jobs.enqueue_many(prepared, wake=False), list[Handle[int]])
+    await jobs.list_jobs(tags=3)  # type: ignore[arg-type]  # pyright: ignore
+
+
+# What repeats.
+
+
+@job
+async def report(until: datetime) -> int:
+    return until.year
+
+
+async def repeating(export: ExportStations) -> None:
+    nightly = Cron("0 3 * * *", export, timezone="Europe/Berlin", missed="all", window=timedelta(days=1))
+    jobs = Jobs("postgresql://…", schedules=[nightly, Every(60, report.prepare(TICK), overlap="skip")])
+    await jobs.schedules.create(nightly, on=object(), replace=True)
+    assert_type(await jobs.schedules.list(), list[Schedule])
+    assert_type(await jobs.schedules.get("x"), Schedule)
+    assert_type(await jobs.schedules.preview("x", 3), list[datetime])
+    assert_type(await jobs.schedules.run_now("x"), Handle[Any])
+    assert_type(nightly.preview(2), list[datetime])
+    assert_type(current_job().tick, datetime | None)
+
+
+def repeating_misused(export: ExportStations) -> None:
+    Every(60, report)  # type: ignore[arg-type]  # pyright: ignore
+    Every(60, export.call)  # type: ignore[arg-type]  # pyright: ignore
+    Every(60, export, missed="never")  # type: ignore[arg-type]  # pyright: ignore
+    Cron("0 3 * * *", export, tz="Europe/Berlin")  # type: ignore[call-arg]  # pyright: ignore
+    Jobs("postgresql://…", schedules=[report])  # type: ignore[list-item]  # pyright: ignore
