@@ -81,10 +81,12 @@ async def test_list_shows_the_newest_first(shell: Shell, four: list[int]) -> Non
         (["--kind", "greet", "--before", str(2**70)], [4, 3, 2, 1]),
         (["--kind", "Other.greet", "--kind", "reet"], [4]),
         (["--before", "3", "--limit", "1"], [2]),
+        (["--tag", "a"], [1]),
+        (["--tag", "a", "--tag", "b"], []),
     ],
 )
 async def test_list_filters(shell: Shell, four: list[int], options: list[str], ids: list[int]) -> None:
-    """By state, queue, kind (any ending) and id; machines get one array of objects."""
+    """By state, queue, kind (any ending), tags and id; machines get one array of objects."""
     done = await shell("list", *options, "--json")
     assert (done.code, [job["id"] for job in done.data]) == (0, ids)
 

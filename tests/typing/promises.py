@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar, Unpack, assert_type
 
 import attrs
 from asyncjobs import (
-    TICK,
     Backoff,
     Connection,
     Constant,
@@ -27,15 +26,18 @@ from asyncjobs import (
     HeldJob,
     Job,
     JobOptions,
-    Jobs,
     JobState,
     JobStats,
+    Jobs,
     Later,
     LaterOptions,
     Prepared,
+    QueueRegistry,
     Schedule,
+    TICK,
     current_job,
     job,
+    queues,
 )
 
 T = TypeVar("T")
@@ -385,3 +387,24 @@ def repeating_misused(export: ExportStations) -> None:
     Every(60, export, missed="never")  # type: ignore[arg-type]  # pyright: ignore
     Cron("0 3 * * *", export, tz="Europe/Berlin")  # type: ignore[call-arg]  # pyright: ignore
     Jobs("postgresql://…", schedules=[report])  # type: ignore[list-item]  # pyright: ignore
+
+
+# Queues, weights and slots.
+
+registry = QueueRegistry()
+registry.register("account").queue("default", 100).full_queue("mail", priority=3).queue("refresh", -5000)
+registry.register("billing", default=100, reports=-5)
+registry.register("billing", default="heavy")  # type: ignore[arg-type]  # pyright: ignore
+queues.register(default=100)
+
+slots_of: dict[str, int] = {"default": 20}
+Jobs("", queues=slots_of)
+Jobs("", queues={"default": 20, "mail": None})
+Jobs("", queues={("exports", "mail"): 2, "*": 20})
+Jobs("", queues=registry, slots="10,30,any", min_priority=-5, max_priority=5, reserved=0, poll=timedelta(days=1))
+Jobs("", slots=[10, None])
+Jobs("", slots=2.5)  # type: ignore[arg-type]  # pyright: ignore
+Jobs("", queues=["default"])  # type: ignore[arg-type]  # pyright: ignore
+described(app="account")
+described(app=None)
+described(app=3)  # type: ignore[arg-type]  # pyright: ignore

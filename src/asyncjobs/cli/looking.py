@@ -40,6 +40,9 @@ HIGHEST_ID = 2**63 - 1
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", help="Only these kinds, by any ending; repeatable."
 )
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="Only those with this tag; repeatable: with all."
+)
 @click.option("--before", type=click.IntRange(min=1), metavar="ID", help="Only older ones, to page on.")
 @click.option(
     "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="At most so many."
@@ -53,6 +56,7 @@ def list_(
     states: Sequence[str],
     queues: Sequence[str],
     kinds: Sequence[str],
+    tags: Sequence[str],
     before: int | None,
     limit: int,
     output: Output,
@@ -65,6 +69,7 @@ def list_(
             states=states or None,
             queues=queues or None,
             kinds=kinds or None,
+            tags=tags or None,
             before=before and min(before, HIGHEST_ID),
             limit=limit,
         ),
