@@ -101,8 +101,11 @@ class Pool:
         return jobs
 
 
-Queues = Mapping[str | tuple[str, ...], int | None]
-"""Queues and their slots. `("a", "b")` share theirs; "*" is every queue; None shares those of `slots=`."""
+Queues = Mapping[Any, int | None]
+"""Queues and their slots. `("a", "b")` share theirs; "*" is every queue; None shares those of `slots=`.
+
+Any: a name, or a tuple of names; a mapping's keys do not vary, so a `dict[str, int]` would not be one of either.
+"""
 
 
 def make_pools(

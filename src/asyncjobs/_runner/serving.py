@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from asyncjobs._engine.claimer import Rhythm
-from asyncjobs._engine.slots import Pool, make_pools
+from asyncjobs._engine.slots import Pool, Queues, make_pools
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.options import check_smallint
 from asyncjobs._model.queues import QueueRegistry
@@ -22,7 +22,7 @@ SHORTEST_POLL = 0.01
 class Serving:
     """As `Jobs(…)` and `running(…)` say it."""
 
-    queues: Mapping[Any, int | None] | QueueRegistry | None
+    queues: Queues | QueueRegistry | None
     slots: Slots | None
     min_priority: int | None
     max_priority: int | None
@@ -57,7 +57,7 @@ class Serving:
 
     def instead(
         self,
-        queues: Mapping[Any, int | None] | None,
+        queues: Queues | None,
         slots: Slots | None,
         min_priority: int | None,
         max_priority: int | None,
@@ -76,7 +76,9 @@ class Serving:
         if queues is None:
             return attrs.evolve(served, queues=dict.fromkeys(own) or self.queues)
         if slots is None:
-            merged = {queue: own.get(queue) if size is None else size for queue, size in queues.items()}
+            merged: dict[Any, int | None] = {
+                queue: own.get(queue) if size is None else size for queue, size in queues.items()
+            }
             return attrs.evolve(served, queues=merged, slots=self.slots if None in merged.values() else None)
         return served
 
