@@ -72,7 +72,7 @@ class Jobs(Publisher):
     turns, whatever their weights. *connect* opens
     the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
     what jobs depend on. *middleware* is around each enqueue and each run, the outermost first, and *context* travels from one to the
-    other. No attempt takes longer than *timeout*, unless its kind may; *run* says when jobs run, as the option of that name; *traceback_limit* characters are kept of what failed it.
+    other. No attempt takes longer than *timeout*, unless its kind may; *run* says when jobs run, as the option of that name; *transactional*: what would not join a transaction of its caller's is refused; *traceback_limit* characters are kept of what failed it.
     *schedules* repeat: those of an *application*, where several share a database. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
     stopping takes; *payload_limit* is in bytes of JSON.
     *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
@@ -99,6 +99,7 @@ class Jobs(Publisher):
         context: Iterable[ContextVar[Any] | Carried] = (),
         timeout: Duration | None = None,
         run: When = "later",
+        transactional: bool = False,
         traceback_limit: int = MOST_TRACEBACK,
         schema: str = DEFAULT_SCHEMA,
         keep: Duration = 24 * 3600,
@@ -134,6 +135,7 @@ class Jobs(Publisher):
         self.middleware, self.carried = self._around.middleware, self._around.carried
         check_when(run)
         self.run = None if run == "later" else run
+        self.transactional = transactional
         self._settings = Settings(
             pools=self._serving.pools,
             rhythm=rhythm(poll),

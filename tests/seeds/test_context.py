@@ -23,7 +23,6 @@ from asyncjobs import (
     Jobs,
     Later,
     carry,
-    current_job,
     current_locale,
     current_timezone,
     job,
@@ -204,12 +203,12 @@ async def test_what_cannot_be_written_is_refused_in_the_caller(dsn: str) -> None
             pytest.raises(InvalidInput, match=r"shop travels with jobs, .* give it carry\(…, encode=…"),
         ):
             await tells_context.later()
-    for given, words in (
+    for wrong, words in (
         ([3], "context=3 does not travel"),
         ([shop, shop], "two of the name 'shop'"),
     ):
         with pytest.raises(InvalidOption, match=words):
-            Jobs("postgresql://", context=given)  # type: ignore[arg-type]
+            Jobs("postgresql://", context=wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidOption, match="takes a ContextVar, or name=, read= and enter="):
         carry(name="x")
     with pytest.raises(InvalidOption, match="leave out read= and enter="):

@@ -107,6 +107,8 @@ async def enqueue_many(
             )
     jobs, on = which(jobs, on)
     codec = codec_of(jobs)
+    if jobs.transactional:
+        await jobs.check_transaction(on)
     calls = [call if call.on_enqueue is None else await _asked(call, call.on_enqueue) for call in calls]
     new = stamped([call.new_job(codec, jobs.registry) for call in calls], jobs.carried)
     now = [runs_now(call.call.get("run", call.defined.get("run", jobs.run)), job) for call, job in zip(calls, new, strict=True)]

@@ -24,7 +24,7 @@ from asyncjobs._store.intake import insert
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 from asyncjobs._store.unique import Stored, insert_unique
-from asyncjobs.errors import DatabaseUnavailable, SchemaMissing, WhichJobs
+from asyncjobs.errors import DatabaseUnavailable, SchemaMissing, WhichJobs, WrongConnection
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +54,7 @@ class Enqueuer:
         self._undeclared = Undeclared()
         self.carried: Mapping[str, Carried] = carried_by_name(())  #: the context that travels with jobs
         self.middleware: Sequence[Layer] = ()
+        self.transactional = False  #: jobs are stored in transactions of their callers only
         self.run: When | None = None  #: when jobs run of which nothing else was said: later
         self._closing = False
         self._coalescer = Coalescer(source, schema, self._stored)
@@ -118,6 +119,14 @@ class Enqueuer:
 
     def check_open(self) -> None:
         """Raises WhichJobs where it is not open, and MisusedJobs on another loop or after a fork."""
+
+    async def check_transaction(self, on: Any) -> None:
+        """Raises WrongConnection where *on* is no connection with a transaction open."""
+        if on is None or (await join(on)).commits_itself:
+            raise WrongConnection(
+                f"{self!r} stores jobs in transactions of their callers only (transactional=True), and none is open here; "
+                "begin one, and pass its connection as on=, or enter `jobs.on(…)`"
+            )
 
     async def run_now(self, job: NewJob, on: Any) -> int:
         """Run *job* at once, here, and store what it came to; its id. Raises what it raises."""

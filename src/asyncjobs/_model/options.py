@@ -12,12 +12,11 @@ from typing import Any, Literal, TypedDict, cast
 
 from asyncjobs._model.backoff import BackoffLike, Exponential, as_backoff, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
-from asyncjobs._model.lock import LockLike, lock_of
 from asyncjobs._model.job import NewJob
+from asyncjobs._model.lock import LockLike, lock_of
 from asyncjobs._model.outcome import Kept
 from asyncjobs._model.unique import UniqueLike, unique_of
 from asyncjobs.errors import InvalidOption
-
 
 When = Literal["later", "now"] | Callable[[NewJob], Literal["later", "now"]]
 """When a job runs, or a function that says so of it."""
