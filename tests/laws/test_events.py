@@ -42,7 +42,29 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(keys, inner, max_size=2),
     max_leaves=4,
 )
-events = st.dictionaries(keys, values, max_size=3)
+TELLING: list[Any] = [
+    None,
+    "",
+    " ",
+    "\f\n",
+    "\xa0",
+    "a",
+    "1",
+    [],
+    {},
+    0,
+    1,
+    1.0,
+    True,
+    False,
+    [1],
+    [1.0],
+    [True],
+    {"a": 1},
+    {"a": None},
+]
+"""Values that one matcher or another tells apart."""
+events = st.dictionaries(st.sampled_from(["a", "b"]) | keys, st.sampled_from(TELLING) | values, max_size=3)
 
 # Regular expressions, made of what may be said in them.
 ones = st.sampled_from(
@@ -80,14 +102,14 @@ regexes_text: st.SearchStrategy[str] = st.recursive(
     max_leaves=6,
 )
 regexes = regexes_text.map(re.compile)
-subscribed = names | words | regexes
-wanted = st.sampled_from(Is) | values | regexes
+subscribed = st.sampled_from(["*", "a*", "ab"]) | names | words | regexes
+wanted = st.sampled_from(Is) | st.sampled_from(TELLING) | values | regexes
 
 
 @st.composite
 def subscriptions(draw: st.DrawFn) -> Subscription:
     event = draw(subscribed)
-    where = draw(st.none() | st.dictionaries(keys, wanted, max_size=3))
+    where = draw(st.none() | st.dictionaries(st.sampled_from(["a", "b"]) | keys, wanted, max_size=2))
     assume(not isinstance(event, str) or not event.isspace())
     return Subscription(
         name="", **names_of(event), where=check_where(where), kind="k", queue="q", priority=0, max_attempts=1
@@ -130,6 +152,23 @@ async def test_the_database_finds_the_subscriptions_the_model_finds(
         for name, attributes in published:
             expected = {each.name for each in numbered if matches(each, name, attributes)}
             assert await found(session, name, attributes) == expected
+
+
+@pytest.mark.seed("T13")
+async def test_every_matcher_for_every_value_that_tells(dsn: str) -> None:
+    """ "attribute matchers": all words and literals, against each of these values and against none."""
+    said: list[Any] = [*Is, *TELLING, re.compile("a|1")]
+    numbered = [
+        Subscription(
+            name=str(number), event="e", where={"x": each}, kind="k", queue="q", priority=0, max_attempts=1
+        )
+        for number, each in enumerate(said)
+    ]
+    async with undone(dsn) as session:
+        await declare_subscriptions(session, "app", numbered)
+        for attributes in [{}, {"y": 1}, *({"x": value} for value in TELLING)]:
+            expected = {each.name for each in numbered if matches(each, "e", attributes)}
+            assert await found(session, "e", attributes) == expected, attributes
 
 
 @RELAXED

@@ -200,7 +200,7 @@ def same_json(one: Any, other: Any) -> bool:
         return Decimal(repr(one)) == Decimal(repr(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
-    if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, str | bytes):
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(same_json(*pair) for pair in zip(one, other, strict=True))
     return isinstance(one, str) and isinstance(other, str) and one == other
 

@@ -32,24 +32,3 @@ create table asyncjobs.heartbeat (
   minute timestamptz
 );
 insert into asyncjobs.heartbeat default values;
-
--- Whether every attribute named in *matchers* is what it must be. No row is no answer: an empty filter matches nothing.
-create function asyncjobs.attributes_match(attributes jsonb, matchers jsonb) returns boolean language sql stable as $$
-  select bool_and(coalesce(case
-           when wanted ? 'equal' then value = wanted -> 'equal'
-           when wanted ? 'match' then jsonb_typeof(value) = 'string' and value #>> '{}' ~ (wanted ->> 'match')
-           else case wanted ->> 'be'
-             when 'key' then value is not null
-             when 'value' then value <> 'null'
-             when 'nil' then value is null or value = 'null'
-             when 'empty' then value in ('""', '[]', '{}')
-             when 'blank' then blank
-             when 'present' then not blank
-           end
-         end, false))
-    from (select attributes -> key as value, matcher.value as wanted,
-                 attributes -> key is null or attributes -> key in ('null', '[]', '{}')
-                 or jsonb_typeof(attributes -> key) = 'string'
-                    and btrim(attributes ->> key, E' \t\n\r\f\v') = '' as blank
-            from jsonb_each(matchers) matcher) each_of_them
-$$;
