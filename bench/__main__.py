@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from bench import drain, enqueue, latency, poison, raw_batch, recovery, requests, scaling
+from bench import drain, enqueue, latency, locks, poison, raw_batch, recovery, requests, scaling
 from bench.server import fresh_database, server
 
 ALL = ("drain", "enqueue", "latency", "requests")
-SLOW = ("recovery", "poison", "scaling")  #: minutes each; only when named
+SLOW = ("recovery", "poison", "scaling", "locks")  #: minutes each; only when named
 Measure = Callable[[str], Awaitable[float]]
 
 
 @click.command(
-    help="Measure asyncjobs against the limit of raw SQL. Without names: all but the slow ones, `recovery`, `poison` and `scaling`."
+    help="Measure asyncjobs against the limit of raw SQL. Without names: all but the slow ones, `recovery`, `poison`, `scaling` and `locks`."
 )
 @click.argument("names", nargs=-1, type=click.Choice([*ALL, *SLOW]))
 @click.option("--pairs", default=5, show_default=True, help="Interleaved pairs of each comparison.")
@@ -59,6 +59,8 @@ def main(
         asyncio.run(measure(dsn, names or ALL, pairs, jobs, slots, seconds))
         if not names or "requests" in names:
             asyncio.run(beside_requests(dsn, pairs, rate, seconds, web_slots, not unguarded))
+        if "locks" in names:
+            asyncio.run(locks.report(dsn, pairs, jobs, slots))
         if "poison" in names:
             asyncio.run(poison.report(dsn, pairs))
         if "scaling" in names:
