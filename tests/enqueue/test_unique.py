@@ -224,14 +224,14 @@ def test_the_statements_for_unique_jobs_store_what_the_one_for_all_does() -> Non
     """A column that is added to insert_jobs.sql is not forgotten in those for unique jobs."""
     texts = {
         name: " ".join(statements("asyncjobs")[name].split())
-        for name in ("insert_jobs", "insert_unique_jobs", "meet_duplicates")
+        for name in ("insert_jobs", "insert_unique_jobs", "change_duplicates")
     }
     parameters = re.search(r"new \((queue text, .*?)\)", texts["insert_jobs"])
     stored = re.search(r"live_jobs (\(queue.*?\)) select (.*?) from", texts["insert_jobs"])
     assert parameters
     assert stored
     assert parameters[1] in texts["insert_unique_jobs"]
-    assert parameters[1] in texts["meet_duplicates"]
+    assert parameters[1] in texts["change_duplicates"]
     assert stored[1] in texts["insert_unique_jobs"]
     assert stored[2] in texts["insert_unique_jobs"].replace(" + (new.nth - 1) * interval '1 us'", "")
 

@@ -84,7 +84,13 @@ async def _insert_new(session: Session, left: Left, stored: dict[int, Stored], *
 
 async def _meet(session: Session, met: Left, stored: dict[int, Stored], *, keep: bool) -> Left:
     """Find those that have the keys; what is left was not found, and has its key free by now."""
-    found = await meet_duplicates(session, [job for _, job in met], keep=keep)
+    jobs = [job for _, job in met]
+    changes = [job for job in jobs if _words(job)]
+    found = await change_duplicates(session, changes) if changes else {}
+    if len(found) < len({job.unique_key for job in jobs}):
+        found |= await meet_duplicates(
+            session, [job for job in jobs if job.unique_key not in found], keep=keep
+        )
     for nth, job in met:
         if job.unique_key in found:
             if "reject" in job.on_conflict:
@@ -103,13 +109,23 @@ async def insert_unique_jobs(
     return [(row[0], row[1]) for row in rows]
 
 
+async def change_duplicates(session: Session, jobs: Sequence[NewJob]) -> dict[str | None, int]:
+    """Change those that wait and have the keys of *jobs* as these say: ids by key."""
+    rows = await session.fetch("change_duplicates", orjson.dumps([_as_json(job) for job in jobs]).decode())
+    return {row[0]: row[1] for row in rows}
+
+
 async def meet_duplicates(session: Session, jobs: Sequence[NewJob], *, keep: bool) -> dict[str | None, int]:
-    """Find the jobs that have the keys of *jobs*, and change them as these say: ids by key.
+    """Find those that have the keys of *jobs*: ids by key. One that was to be changed is found only when it runs.
 
     With *keep*, those that wait are kept from being claimed until the transaction ends.
     """
     rows = await session.fetch(
-        "meet_duplicates", orjson.dumps([_as_json(job) for job in jobs]).decode(), keep
+        "meet_duplicates",
+        [job.unique_key for job in jobs if not _words(job)],
+        keep,
+        [job.unique_key for job in jobs if _words(job)],
+        [job.unique_key for job in jobs if job.unique_window is not None],
     )
     return {row[0]: row[1] for row in rows}
 
@@ -123,7 +139,10 @@ def _as_json(job: NewJob) -> dict[str, Any]:
     stored = as_json(job)
     if job.unique_window is not None:
         stored["window"] = job.unique_window
-    for word in ("replace", "reschedule"):
-        if word in job.on_conflict:
-            stored[word] = True
+    stored.update(dict.fromkeys(_words(job), True))
     return stored
+
+
+def _words(job: NewJob) -> list[str]:
+    """What of the one that waits *job* changes."""
+    return [word for word in job.on_conflict if word in ("replace", "reschedule")]

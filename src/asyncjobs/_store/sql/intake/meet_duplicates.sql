@@ -1,86 +1,35 @@
--- Find the jobs that have the keys of these, which were not stored because of them, and change those that wait as was asked.
+-- Find the jobs that have these keys, with which others were not stored because of them.
 --
--- $1 text     a JSON array of jobs, as for insert_jobs.sql; `replace` and `reschedule` say what to change
--- $2 boolean  whether to keep those that wait from being claimed until this transaction ends
--- Returns key and id of those found; one that runs is left alone. What is not found is free again, or was claimed just now:
--- store it. Without $2 a duplicate writes nothing: who commits nothing with it has committed before, so
--- whoever runs the job later sees it. Shared, so that those who only look do not wait for each other.
--- One that is unique until it starts and was claimed has not begun as long as it has its key: it still waits for its lock. It is
--- taken back from its runner to be changed; to be kept, it is locked, and the runner gives it back.
--- Whoever passed by a row that is kept is woken at the commit, like by a new job.
--- A row that somebody is changing is waited for and looked at again: a runner may claim it. One that runs is not locked, for
--- its runner would have to wait until this transaction is over. One whose inputs are replaced lets go of the lock that was handed to it
--- for the old ones (0003_locks.sql).
-with given as materialized (
-  select distinct on (new.unique_key) new.*   -- the last one said wins
-    from rows from (jsonb_to_recordset($1::text::jsonb)
-      as (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
-              delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
-              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint,
-              "window" double precision, replace boolean, reschedule boolean)) with ordinality
-      as new (queue, kind, method, args, priority, max_attempts, delay, scheduled_at, tags, meta, options,
-              unique_key, unique_to_start, lock_key, lock_slots, "window", replace, reschedule, nth)
-   order by new.unique_key, new.nth desc
-), found as materialized (
+-- $1 text[]   keys   $2 boolean whether to keep those that wait from being claimed until this transaction ends
+-- $3 text[]   keys of jobs that were to be changed, and do not wait to be (change_duplicates.sql): only one that runs is found
+-- $4 text[]   keys that are taken for a while, whatever became of their jobs
+-- Returns key and id of those found. What is not found is free again, or was claimed just now: store it.
+-- Without $2 a duplicate writes nothing: who commits nothing with it has committed before, so whoever runs the job later sees
+-- it. With it, rows are locked, and shared, so that those who only look do not wait for each other; whoever passed by one
+-- is woken at the commit, like by a new job. A row that somebody is changing is waited for and looked at again: a runner may
+-- claim it. One that runs is not locked, for its runner would have to wait until this transaction is over. One that is unique
+-- until it starts and was claimed has not begun as long as it has its key; locked, it is given back by its runner.
+with found as materialized (
   select id, unique_key, runner is not null and not unique_to_start as runs
     from asyncjobs.live_jobs
-   where unique_key = any (array(select unique_key from given))
+   where unique_key = any ($1::text[]) or unique_key = any ($3::text[])
 ), kept as materialized (
   select id, unique_key, queue
     from asyncjobs.live_jobs
-   where unique_key = any (array(select unique_key from given where replace is null and reschedule is null))
-     and (runner is null or unique_to_start) and $2::boolean
+   where unique_key = any ($1::text[]) and (runner is null or unique_to_start) and $2::boolean
    order by unique_key
      for share
-), held as materialized (
-  select id, lock_key
-    from asyncjobs.live_jobs
-   where unique_key = any (array(select unique_key from given where replace or reschedule))
-     and (runner is null or unique_to_start)
-   order by unique_key
-     for update
-), timed as materialized (
-  select given.*, coalesce(scheduled_at, statement_timestamp() + delay * interval '1 s', statement_timestamp()) as due,
-         scheduled_at > statement_timestamp() or delay > 0::float8 as later
-    from given
-), changed as (
-  update asyncjobs.live_jobs live
-     set kind = case when replace then timed.kind else live.kind end,
-         method = case when replace then timed.method else live.method end,
-         args = case when replace then timed.args else live.args end,
-         meta = case when replace then timed.meta else live.meta end,
-         tags = case when replace then timed.tags else live.tags end,
-         options = case when replace then timed.options else live.options end,
-         lock_key = case when replace then timed.lock_key else live.lock_key end,
-         lock_slots = case when replace then timed.lock_slots else live.lock_slots end,
-         scheduled_at = case when reschedule then timed.due else live.scheduled_at end,
-         state = case when reschedule and timed.later then 1
-                      when reschedule and live.state in (1, 2) or replace and live.state = 3
-                      then case when live.crashes > 0 then 4 else 0 end
-                      when live.crashes > 0 and live.state = 0 then 4
-                      else live.state end,
-         runner = null, started_at = null, attempt = live.attempt - case when live.runner is null then 0 else 1 end
-    from timed
-   where live.id = any (array(select id from held)) and live.unique_key = timed.unique_key
-  returning live.id, live.unique_key, live.queue, live.lock_key
 ), known as (
   update asyncjobs.unique_windows
      set job = found.id
     from found
    where unique_windows.unique_key = found.unique_key and unique_windows.job is null
 )
-select unique_key, id, asyncjobs.wake(queue) as woken, null::integer as freed from kept
+select unique_key, id, asyncjobs.wake(queue) as woken from kept
 union all
-select changed.unique_key, changed.id, asyncjobs.wake(changed.queue),
-       case when held.lock_key <> coalesce(changed.lock_key, '') then asyncjobs.let_go(changed.id) end
-  from changed join held using (id)
+select unique_key, id, null from found where runs or not $2::boolean and unique_key = any ($1::text[])
 union all
-select unique_key, id, null, null
-  from found
- where runs or not $2::boolean and unique_key in (select unique_key from given where replace is null and reschedule is null)
-union all
-select unique_key, job, null, null
+select unique_key, job, null
   from asyncjobs.unique_windows
- where unique_key = any (array(select unique_key from given where "window" is not null))
-   and job is not null and expires_at > statement_timestamp()
+ where unique_key = any ($4::text[]) and job is not null and expires_at > statement_timestamp()
    and unique_key not in (select unique_key from found)
