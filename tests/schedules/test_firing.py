@@ -70,18 +70,16 @@ async def now(session: Session) -> datetime:
     return moment
 
 
-@pytest.mark.seed("Q18")
 async def test_a_new_schedule_is_not_backfilled(dsn: str) -> None:
-    """Q18 scheduler semantics: "new entries not backfilled". It begins now, whatever its ticks were before."""
+    """It begins now, whatever its ticks were before."""
     async with stored(dsn, Cron("* * * * *", sweep, missed="all", window=timedelta(days=1))) as session:
         before = await now(session)
         await fire(session, "sweep", JOBS)
         assert [tick for tick in await ticks(session) if tick < before] == []
 
 
-@pytest.mark.seed("Q18")
 async def test_one_for_all_that_was_missed(dsn: str) -> None:
-    """Q18 scheduler semantics: "coalesce". Ten missed ticks are one job, which knows the last of them."""
+    """Ten missed ticks are one job, which knows the last of them."""
     async with stored(dsn, Every(MINUTE, sweep)) as session:
         await passed(session, timedelta(minutes=10))
         assert await fire(session, "sweep", JOBS)
@@ -90,9 +88,8 @@ async def test_one_for_all_that_was_missed(dsn: str) -> None:
         assert (tick - EPOCH) % MINUTE == timedelta()
 
 
-@pytest.mark.seed("Q18")
 async def test_every_one_that_was_missed(dsn: str) -> None:
-    """Q18 scheduler semantics: "every occurrence" — and each job is told the tick that was missed."""
+    """Each job is told the tick that was missed."""
     async with stored(dsn, Every(MINUTE, sweep, missed="all", window=timedelta(hours=1))) as session:
         await passed(session, timedelta(minutes=10))
         start = (await now(session)) - timedelta(minutes=10)
@@ -283,9 +280,8 @@ async def test_a_failed_transaction_leaves_the_tick(dsn: str) -> None:
         assert await fire(session, "sweep", JOBS)
 
 
-@pytest.mark.seed("Q18")
 async def test_one_job_for_each_tick_however_many_try(dsn: str) -> None:
-    """Q18 scheduler semantics: "exactly once per tick". Sixteen try at once, again and again."""
+    """Sixteen try at once, again and again."""
     window = timedelta(hours=2)
     async with (
         stored(dsn, Every(MINUTE, sweep, missed="all", window=window)) as session,

@@ -46,9 +46,8 @@ async def until_ran(name: str, times: int) -> list[datetime]:
     return await eventually_async(ticks)
 
 
-@pytest.mark.seed("Q18")
 async def test_a_declared_schedule_ticks(dsn: str) -> None:
-    """Q18 scheduler semantics: each tick runs once, in order, and knows which tick it is."""
+    """Each tick runs once, in order, and knows which tick it is."""
     schedules = [Every(SOON, note.prepare("every", TICK), name="every")]
     async with running(dsn, schedules=schedules):
         ticks = await until_ran("every", 4)
@@ -64,9 +63,8 @@ async def test_cron_with_seconds(dsn: str) -> None:
     assert second > first
 
 
-@pytest.mark.seed("Q18")
 async def test_one_job_for_each_tick_of_many_processes(dsn: str) -> None:
-    """Q18 scheduler semantics: "exactly once per tick", of four runners that all know the schedule."""
+    """Of four runners that all know the schedule, one stores it."""
     schedules = [Every(SOON, note.prepare("many"), name="many", missed="all", window=timedelta(minutes=1))]
     async with AsyncExitStack() as stack:
         for _ in range(4):
