@@ -14,7 +14,7 @@ import asyncpg
 import attrs
 import pytest
 
-from asyncjobs import Constant, JobCancelled, JobFailed, Jobs, JobState, current_job, job
+from asyncjobs import Constant, JobCancelled, JobFailed, Jobs, JobState, Unique, current_job, job
 from asyncjobs._store.migrate import migration_sql, migrations
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import in_schema, statements
@@ -338,6 +338,24 @@ async def test_each_role_can_do_its_work_and_no_more(roles: Roles) -> None:
     assert await allowed(roles.runner, FORBIDDEN_TO_A_RUNNER) == []
     assert await allowed(roles.enqueuer, FORBIDDEN_TO_AN_ENQUEUER) == []
     assert await allowed(roles.reader, FORBIDDEN_TO_A_READER) == []
+
+
+@pytest.mark.security("SEC-S5")
+async def test_an_enqueuer_may_store_unique_jobs_and_still_reads_none(roles: Roles) -> None:
+    """With the block of SECURITY.md for it: in a transaction, with a window, and when one is met."""
+    (grants,) = [
+        block.code for block in blocks_of(PAGE.read_text("utf-8")) if "unique_windows" in block.code
+    ]
+    async with connected(roles.owner) as owner:
+        await owner.execute(grants.replace("app_enqueuer", urlsplit(roles.enqueuer).username or ""))
+    async with Jobs(roles.enqueuer), connected(roles.enqueuer) as connection:
+        for rule in (Unique(), Unique(window=60, namespace="for a while")):
+            first = await work.set(unique=rule).later("once")
+            async with connection.transaction():
+                again = await work.set(unique=rule, on=connection).later("once")
+            assert (first.created, again.created, again.id) == (True, False, first.id)
+    forbidden = [each for each in FORBIDDEN_TO_AN_ENQUEUER if "awaited" not in each]
+    assert await allowed(roles.enqueuer, forbidden) == []
 
 
 # Policies
