@@ -214,12 +214,14 @@ async def test_clear_deletes_what_waits(shop: Shell, jobs: Jobs) -> None:
     mail = await store(jobs, "mail")
     await store(jobs, "exports")
     await store(jobs, "exports", scheduled_at="now() + interval '1 day'", state=1)
-    done = await shop("clear", **env)
-    assert (done.code, len(await states(jobs))) == (1, 4)
+    done = await shop("clear", "--yes", **env)
+    assert (done.code, "which jobs?" in done.err) == (2, True)
+    done = await shop("clear", "--all", **env)
+    assert (done.code, "delete all jobs" in done.err, len(await states(jobs))) == (1, True, 4)
     done = await shop("clear", "--queue", "exports", "--yes", **env)
     assert (done.code, done.out) == (0, "deleted 2 jobs\n"), done.err
     await jobs.cancel(mail)
-    done = await shop("clear", "-y", "--json", **env)
+    done = await shop("clear", "-y", "--all", "--json", **env)
     assert (done.code, done.data) == (0, {"deleted": 0})
     assert await states(jobs) == {running: "running", mail: "cancelled"}
     done = await shop("clear", "-y", "--finished", "--kind", "send", **env)

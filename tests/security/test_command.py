@@ -252,9 +252,9 @@ def test_only_the_embedded_server_starts_programs() -> None:
     assert starters == {"embedded"}
 
 
-READING = {"list", "show", "count", "demo", "migrate", "perform"}
+READING = {"list", "show", "count", "demo", "migrate", "perform", "check"}
 RUNNING = {"run", "work-off", "enqueue"}
-CHANGING = {"retry", "cancel", "pause", "resume"}
+CHANGING = {"retry", "cancel", "pause", "resume", "clear"}
 
 
 @pytest.mark.security("SEC-C2")

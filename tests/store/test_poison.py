@@ -12,6 +12,7 @@ import pytest
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, LiveState
+from asyncjobs._model.urgency import EVERY_PRIORITY
 from asyncjobs._store.chores import Rescue, promote_jobs, prune_jobs, rescue_jobs
 from asyncjobs._store.claims import (
     Caution,
@@ -215,7 +216,7 @@ async def test_a_claim_whose_view_is_older_than_another_takes_nothing(dsn: str, 
         got: list[Any] = []
 
         async def claim_late() -> None:
-            got.append(await other.connection.fetchrow(late, [""], ["k"], *CAUTION, SOMEBODY_ELSE))
+            got.append(await other.connection.fetchrow(late, [""], ["k"], *CAUTION, SOMEBODY_ELSE, *EVERY_PRIORITY))
 
         tasks.start_soon(claim_late)
 

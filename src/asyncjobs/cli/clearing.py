@@ -15,7 +15,7 @@ from asyncjobs.cli.target import database, find_jobs, within
 @click.command(
     epilog=examples(
         "clear myapp.main:jobs --queue bulk",
-        "clear myapp.main:jobs --finished --yes",
+        "clear myapp.main:jobs --all --finished --yes",
     ),
 )
 @click.argument("app", required=False)
@@ -24,6 +24,7 @@ from asyncjobs.cli.target import database, find_jobs, within
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", help="Only these kinds, by any ending; repeatable."
 )
+@click.option("--all", "everything", is_flag=True, help="Of every queue and kind.")
 @click.option("--finished", is_flag=True, help="Also those that are final, which are the history.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @with_output
@@ -34,6 +35,7 @@ def clear(
     schema: str | None,
     queues: Sequence[str],
     kinds: Sequence[str],
+    everything: bool,
     finished: bool,
     yes: bool,
     output: Output,
@@ -42,6 +44,8 @@ def clear(
 
     They are gone, and nothing tells of them any more; `cancel` keeps them as cancelled. What runs is left alone.
     """
+    if not (queues or kinds or everything):
+        raise click.UsageError("which jobs? Say --queue, --kind, or --all")
     jobs = find_jobs(app, dsn, schema)
     if not yes:
         what = f" of {', '.join([*queues, *kinds])}" if queues or kinds else ""
