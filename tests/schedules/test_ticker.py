@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from asyncjobs import TICK, Cron, Every, Jobs, current_job, job
 from asyncjobs._schedule import ticker
 from asyncjobs._store import schedules as store
 from asyncjobs._store.session import Session
+from tests.connections import engine_on
 from tests.engine.running import running, watching
 from tests.network import network
 from tests.waiting import eventually_async
@@ -91,6 +93,28 @@ async def test_where_nobody_is_told(dsn: str) -> None:
     async with running(dsn, listen=False) as jobs:
         await jobs.schedules.create(Every(SOON, note.prepare("new"), name="new"))
         await until_ran("new", 2)
+
+
+@pytest.mark.parametrize("what", ["pool", "asyncpg", "psycopg"])
+async def test_on_the_connections_of_the_application(dsn: str, what: str) -> None:
+    """Of its asyncpg pool, or its engine on either driver."""
+    schedules = [
+        Every(SOON, note.prepare("theirs", TICK), name="theirs", missed="all", window=60, overlap="queue")
+    ]
+    async with AsyncExitStack() as stack:
+        given: dict[str, Any]
+        if what == "pool":
+            given = {
+                "pool": await stack.enter_async_context(asyncpg.create_pool(dsn, min_size=0, max_size=1))
+            }
+        else:
+            given = {"engine": await stack.enter_async_context(engine_on(dsn, what))}
+        jobs = await stack.enter_async_context(Jobs(**given, schedules=schedules).running())
+        await until_ran("theirs", 2)
+        await jobs.schedules.create(Every(SOON, note.prepare("created"), name="created"))
+        await until_ran("created", 1)
+        handle = await jobs.schedules.run_now("created")
+        await handle.result(timeout=20)
 
 
 async def test_who_runs_nothing_does_not_tick(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
