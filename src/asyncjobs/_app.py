@@ -73,7 +73,7 @@ class Jobs(Publisher):
     the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
     what jobs depend on. *middleware* is around each enqueue and each run, the outermost first, and *context* travels from one to the
     other. No attempt takes longer than *timeout*, unless its kind may; *run* says when jobs run, as the option of that name; *transactional*: what would not join a transaction of its caller's is refused; *traceback_limit* characters are kept of what failed it.
-    *schedules* repeat: those of an *application*, where several share a database. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
+    *schedules* repeat: those of an *application*, where several share a database. *heartbeat*: every minute is an event; those missed in the time it says are made up for. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
     stopping takes; *payload_limit* is in bytes of JSON.
     *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
     hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
@@ -95,6 +95,7 @@ class Jobs(Publisher):
         provide: Mapping[Any, Callable[[], Any]] | None = None,
         schedules: Iterable[Repeating] | None = None,
         application: str = "default",
+        heartbeat: Duration | None = None,
         middleware: Iterable[Any] = (),
         context: Iterable[ContextVar[Any] | Carried] = (),
         timeout: Duration | None = None,
@@ -146,7 +147,7 @@ class Jobs(Publisher):
             vigilance=vigilance or Vigilance(),
             guard=_checked_guard(guard),
             shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
-            beside=(self.subscribe_always,),
+            beside=(self.subscribe_always, *self.heartbeats(heartbeat)),
             schedules=Declared(
                 None if schedules is None else check_schedules(schedules),
                 self.application,

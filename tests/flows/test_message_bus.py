@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -39,6 +39,7 @@ from asyncjobs import (
     subscribe,
 )
 from asyncjobs._bus import registrar
+from asyncjobs._bus.heart import Heart, of_minute
 from asyncjobs._bus.subscribing import unsubscribe
 from asyncjobs._model.job import Lane
 from tests.connections import KINDS, SESSIONS
@@ -182,6 +183,16 @@ async def test_the_ambient_session_is_joined(dsn: str) -> None:
         assert await jobs.list_jobs() == []
         done = await jobs.publish("tmb_moved", {"user_id": 1})
         assert sorted(done.jobs) == sorted(each.id for each in await jobs.list_jobs())
+
+
+async def test_where_jobs_join_transactions_only_events_do(dsn: str) -> None:
+    """`transactional=True` holds for them, too."""
+    async with declared(dsn, transactional=True) as jobs, KINDS["session"](dsn) as theirs:
+        with pytest.raises(WrongConnection, match="transactional=True"):
+            await jobs.publish("tmb_moved", {"user_id": 1})
+        async with theirs.begin():
+            await jobs.publish("tmb_moved", {"user_id": 1}, on=theirs.on)
+        assert len(await jobs.list_jobs()) == 2
 
 
 @pytest.mark.parametrize("kind", SESSIONS)
@@ -454,6 +465,84 @@ async def test_processes_without_subscribers_take_no_part(dsn: str) -> None:
         with only({}):
             async with running(dsn, provide=PROVIDE):
                 assert len(await jobs.list_subscriptions()) == len(MINE)
+
+
+# Heartbeats.
+
+
+@pytest.mark.seed("T13")
+async def test_every_minute_is_an_event_however_many_processes_there_are(dsn: str) -> None:
+    """ "heartbeat": each minute once, with its parts; what was missed in the time that is made up for, and nothing older."""
+
+    @subscribe("heartbeat_minutes", kind=f"{HERE}:minute")
+    async def minute(epoch_minutes: int) -> None: ...
+
+    db = await asyncpg.connect(dsn)
+    await db.execute("update asyncjobs.heartbeat set minute = date_trunc('minute', now()) - interval '1 day'")
+    before = int(datetime.now(UTC).timestamp()) // 60
+    async with AsyncExitStack() as stack:
+        first, *_ = [
+            await stack.enter_async_context(
+                running(dsn, provide=PROVIDE, heartbeat=timedelta(minutes=5), wait=False, slots=1)
+            )
+            for _ in range(4)
+        ]
+
+        async def made_up() -> bool:
+            return bool(
+                await db.fetchval("select minute >= date_trunc('minute', now()) from asyncjobs.heartbeat")
+            )
+
+        await eventually_async(made_up)
+        found = sorted(each.args["epoch_minutes"] for each in await first.list_jobs())
+    assert found[:6] == [*range(before - 5, before + 1)]
+    assert len(found) == len(set(found)) <= 8  # a minute or two may have passed
+    await db.close()
+
+
+@pytest.mark.parametrize(("window", "expected"), [(0, [0]), (120, [-2, -1, 0])])
+async def test_missed_minutes_are_made_up_for_as_said(dsn: str, window: float, expected: list[int]) -> None:
+    """None with 0, and never those before the first."""
+    got: list[datetime] = []
+
+    async def publish(_: Any, attributes: dict[str, int]) -> None:
+        got.append(datetime.fromtimestamp(attributes["epoch_seconds"], UTC))
+
+    async with Jobs(dsn) as jobs:
+        heart = Heart(jobs._source, "asyncjobs", window, publish)
+        await heart.round()
+        assert len(got) <= 2  # a minute may have begun
+        got.clear()
+        db = await asyncpg.connect(dsn)
+        for _ in range(2):  # again, should a minute begin meanwhile
+            got.clear()
+            now = await db.fetchval(
+                "update asyncjobs.heartbeat set minute = date_trunc('minute', now()) - interval '1 h' "
+                "returning date_trunc('minute', now())"
+            )
+            assert 0 < await heart.round() <= 60
+            if got[-1] == now:
+                break
+        assert [(each - now).total_seconds() / 60 for each in got] == expected
+        await db.close()
+
+
+@pytest.mark.seed("T13")
+def test_what_is_said_of_a_minute() -> None:
+    """ "minute/hour/day attributes", as queue-bus has them: in UTC, its weeks begin on Sunday."""
+    assert of_minute(datetime(2026, 11, 22, 12, 34, tzinfo=UTC)) == {
+        "epoch_seconds": 1795350840,
+        "epoch_minutes": 29922514,
+        "epoch_hours": 498708,
+        "epoch_days": 20779,
+        "minute": 34,
+        "hour": 12,
+        "day": 22,
+        "month": 11,
+        "year": 2026,
+        "yday": 326,
+        "wday": 0,
+    }
 
 
 # In tests.

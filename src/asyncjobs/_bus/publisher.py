@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +15,7 @@ import orjson
 
 from asyncjobs._bus import local
 from asyncjobs._bus.events import event_of, said_around
+from asyncjobs._bus.heart import HEARTBEAT, Heart
 from asyncjobs._bus.registrar import Registrar
 from asyncjobs._bus.subscribing import subscriptions
 from asyncjobs._define.definition import job
@@ -29,6 +30,7 @@ from asyncjobs._model.events import Subscription, check_event_name
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.options import check_name
 from asyncjobs._store.bus import Stored, Subscribed, list_subscriptions, publish_event
+from asyncjobs._store.connection import Connection
 from asyncjobs._store.faults import is_transient
 from asyncjobs._store.foreign import Joined, explained, join
 from asyncjobs.errors import DatabaseUnavailable, InvalidInput, InvalidOption
@@ -63,10 +65,6 @@ class Publisher(Enqueuer):
             for each in subscriptions()
         ]
 
-    def check_open(self) -> None:
-        """Refuse what cannot be done here and now."""
-        raise NotImplementedError
-
     async def publish(
         self,
         name: str,
@@ -87,15 +85,11 @@ class Publisher(Enqueuer):
         codec = codec_of(self)
         what = f"event {check_event_name(name)!r}"
         text = codec.encode_plain(_checked(attributes, what), what=what)
-        known: dict[str, Any] = {
-            "id": str(uuid4()),
-            "name": name,
-            "host": _host(),
-            "application": self.application,
-            "context": said_around(),
-        }
+        known = self._known(name)
         when = _when(delay, at)
         mode = local.current_mode()
+        if mode is None and self.transactional:
+            await self.check_transaction(which(self, on)[1])
         if mode is not None and (mode.word != "standalone" or not when):
             event = event_of(known, orjson.loads(text), datetime.now(UTC))
             ids = await mode.publish(event, text, jobs=self, provide=self.provided, codec=codec, on=on)
@@ -140,6 +134,28 @@ class Publisher(Enqueuer):
         """As long as a runner runs."""
         await self._registrar.run()
 
+    def heartbeats(self, made_up_for: Duration | None) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What sees to it that every minute is published, if it shall be; missed ones up to so long ago."""
+        if made_up_for is None:
+            return ()
+        window = seconds(made_up_for, "heartbeat")
+
+        async def publish(connection: Connection, attributes: dict[str, int]) -> None:
+            await self.publish_known(
+                HEARTBEAT, orjson.dumps(attributes).decode(), self._known(HEARTBEAT), connection
+            )
+
+        return (Heart(self._source, self.schema, window, publish).run,)
+
+    def _known(self, name: str) -> dict[str, Any]:
+        return {
+            "id": str(uuid4()),
+            "name": name,
+            "host": _host(),
+            "application": self.application,
+            "context": said_around(),
+        }
+
     async def publish_known(
         self, name: str, attributes: str, known: Mapping[str, Any], on: Any
     ) -> Sequence[Stored]:
@@ -158,7 +174,7 @@ class Publisher(Enqueuer):
                     self.session(joined.connection), name, attributes, orjson.dumps(meta).decode()
                 )
         lanes = list({each.lane for each in stored})
-        if joined.commits_itself:
+        if joined.tells_here:
             self._wake(lanes)
         elif joined.on_commit is not None and self.runner is not None and lanes:
             joined.on_commit(lambda: self._wake(lanes))

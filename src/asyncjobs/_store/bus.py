@@ -56,6 +56,18 @@ async def drop_subscriptions(
     return [row[0] for row in await session.fetch("drop_subscriptions", app, list(but), undeclared_for)]
 
 
+class Beat(NamedTuple):
+    """What is to be published now, and when to look again."""
+
+    minute: datetime | None
+    seconds: float
+
+
+async def beat(session: Session, made_up_for: float) -> Beat:
+    """Take the next minute of which nobody has published a heartbeat, missed ones up to *made_up_for* seconds ago."""
+    return Beat(*await session.fetchrow("beat", made_up_for))
+
+
 class Subscribed(NamedTuple):
     """A subscription as people see it."""
 
