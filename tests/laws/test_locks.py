@@ -129,11 +129,11 @@ class World:
 
 
 @settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(steps=st.lists(ops, max_size=40))
+@given(steps=st.lists(ops, min_size=15, max_size=50))
 async def test_the_books_of_locks_balance(dsn: str, steps: list[tuple[Any, ...]]) -> None:
     """After every step, and when everything has ended nothing is held."""
     async with session_of(dsn) as session:

@@ -6,7 +6,8 @@ with alone as materialized (
 ), forgotten as materialized (
   select job
     from asyncjobs.locks
-   where not exists (select from asyncjobs.live_jobs where id = job) and (select mine from alone)
+   where (select id from asyncjobs.live_jobs where id = job) is null  -- by its index, where a join might read all jobs
+     and (select mine from alone)
 ), late as materialized (
   select id
     from asyncjobs.live_jobs
