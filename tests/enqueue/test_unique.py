@@ -233,7 +233,7 @@ def test_the_statements_for_unique_jobs_store_what_the_one_for_all_does() -> Non
     assert parameters[1] in texts["insert_unique_jobs"]
     assert parameters[1] in texts["change_duplicates"]
     assert stored[1] in texts["insert_unique_jobs"]
-    assert stored[2] in texts["insert_unique_jobs"].replace(" + (new.nth - 1) * interval '1 us'", "")
+    assert stored[2] in texts["insert_unique_jobs"].replace(" + (new.nth - 1)::float8 * interval '1 us'", "")
 
 
 async def _is(handle: object, state: str) -> bool:

@@ -31,7 +31,7 @@ with given as materialized (
           unique_key, unique_to_start, lock_key, lock_slots)
   select new.queue, new.kind, new.method, new.args, new.priority, new.max_attempts, statement_timestamp(),
          coalesce(new.scheduled_at, statement_timestamp() + new.delay * interval '1 s', statement_timestamp())
-           + (new.nth - 1) * interval '1 us',
+           + (new.nth - 1)::float8 * interval '1 us',
          case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1 else 0 end,
          new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots
     from first new
