@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 import attrs
+import psycopg
 import pytest
 
 from asyncjobs import (
@@ -193,6 +194,25 @@ async def test_where_jobs_join_transactions_only_events_do(dsn: str) -> None:
         async with theirs.begin():
             await jobs.publish("tmb_moved", {"user_id": 1}, on=theirs.on)
         assert len(await jobs.list_jobs()) == 2
+
+
+@pytest.mark.parametrize("delay", [None, 60])
+async def test_sync_code_publishes_too(dsn: str, delay: float | None) -> None:
+    """In the transaction of its sync connection, or from a thread."""
+    expected = 2 if delay is None else 1
+    async with declared(dsn) as jobs:
+
+        def on_its_own() -> None:
+            with psycopg.connect(dsn) as connection:
+                with suppress(ChangedMyMind), connection.transaction():
+                    done = jobs.publish_sync("tmb_moved", {"user_id": 1}, on=connection, delay=delay)
+                    assert len(done.jobs) == expected
+                    raise ChangedMyMind
+                jobs.publish_sync("tmb_moved", {"user_id": 2}, on=connection, delay=delay)
+            assert len(jobs.publish_sync("tmb_moved", {"user_id": 3}, delay=delay).jobs) == expected
+
+        await asyncio.to_thread(on_its_own)
+        assert len(await jobs.list_jobs()) == 2 * expected
 
 
 @pytest.mark.parametrize("kind", SESSIONS)

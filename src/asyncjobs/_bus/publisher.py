@@ -20,9 +20,10 @@ from asyncjobs._bus.registrar import Registrar
 from asyncjobs._bus.subscribing import subscriptions
 from asyncjobs._define.definition import job
 from asyncjobs._define.enqueueing import codec_of
+from asyncjobs._define.from_sync import on_its_loop
 from asyncjobs._engine.context import current_job
 from asyncjobs._engine.supply import Provide
-from asyncjobs._enqueue.ambient import which
+from asyncjobs._enqueue.ambient import which, which_from_sync
 from asyncjobs._enqueue.carried import CARRIED, captured, stamped
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.durations import Duration, moment, seconds
@@ -32,7 +33,8 @@ from asyncjobs._model.options import check_name
 from asyncjobs._store.bus import Stored, Subscribed, list_subscriptions, publish_event
 from asyncjobs._store.connection import Connection
 from asyncjobs._store.faults import is_transient
-from asyncjobs._store.foreign import Joined, explained, join
+from asyncjobs._store.foreign import Joined, explained, is_sync, join
+from asyncjobs._store.synchronous import at_once, join_sync
 from asyncjobs.errors import DatabaseUnavailable, InvalidInput, InvalidOption
 
 DUE = "asyncjobs:publish"
@@ -109,6 +111,24 @@ class Publisher(Enqueuer):
             ids = [stored.id for stored in await self.publish_known(name, text, known, which(self, on)[1])]
         return Published(known["id"], tuple(ids))
 
+    def publish_sync(
+        self,
+        name: str,
+        attributes: Mapping[str, Any] | None = None,
+        /,
+        *,
+        on: Any = None,
+        delay: Duration | None = None,
+        at: datetime | None = None,
+        queue: str = "default",
+    ) -> Published:
+        """`publish` for code that cannot await: on a sync session or connection, or from a thread; as `later_sync`."""
+        _, here = which_from_sync(self, on)
+        if here is not None:
+            joined = join_sync(here)
+            return at_once(self.publish(name, attributes, on=joined, delay=delay, at=at, queue=queue))
+        return on_its_loop(self, lambda: self.publish(name, attributes, delay=delay, at=at, queue=queue))
+
     async def declare_subscriptions(self, *, only: bool = False) -> None:
         """Subscribe now to what the code of this process subscribes to, as a runner does at its start.
 
@@ -160,7 +180,8 @@ class Publisher(Enqueuer):
         self, name: str, attributes: str, known: Mapping[str, Any], on: Any
     ) -> Sequence[Stored]:
         """Publish an event that was checked."""
-        self.check_open()
+        if on is None or not is_sync(on):  # a sync connection needs no loop, and the Jobs need not be open
+            self.check_open()
         carried = captured(self.carried)
         meta = {"event": dict(known), **({CARRIED: carried} if carried else {})}
         async with AsyncExitStack() as stack:
