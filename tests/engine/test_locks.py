@@ -11,8 +11,7 @@ import attrs
 import pytest
 
 from asyncjobs import InvalidDefinition, InvalidOption, Jobs, JobState, Later, Lock, current_job, job
-from asyncjobs._store.chores import rescue_jobs
-from asyncjobs._store.session import Session
+from asyncjobs._keeper.vigilance import Vigilance
 from tests.engine.running import running
 from tests.waiting import eventually_async
 
@@ -76,6 +75,15 @@ class Export(Later, lock=Lock("tenant", namespace="accounts", slots=2), kind=KIN
 
     async def call(self) -> None:
         await inside("accounts", self.name, gated=bool(self.name))
+
+
+@attrs.frozen
+class Both(Later, lock="tenant", unique="tenant", kind=KIND + "both"):
+    tenant: str
+    name: str
+
+    async def call(self) -> None:
+        await inside(self.tenant, self.name, gated=True)
 
 
 @attrs.frozen
@@ -174,28 +182,34 @@ async def test_across_classes_and_processes_at_most_n(dsn: str) -> None:
 
 @pytest.mark.seed("T5")
 async def test_a_killed_runners_lock_is_freed(dsn: str) -> None:
-    """T5: "freed on crash within rescue time": the dead one's job waits again, the next has the lock."""
-    async with running(dsn) as jobs:
-        connection = await asyncpg.connect(dsn)
+    """T5: "freed on crash within rescue time": the dead one's job waits again, and who waited has the lock."""
+    connection = await asyncpg.connect(dsn)
+    async with Jobs(dsn):
         held = await Bill("acme", "held").later("call", delay=3600)
-        await connection.execute(
-            "insert into asyncjobs.runners (incarnation, lock_key, holds_lock, lease, name, version, seen_at) "
-            "values (5, 5, false, interval '1 s', 'dead', '0', now() - interval '1 h')"
-        )
-        await connection.execute(
-            "update asyncjobs.live_jobs set state = 0, runner = 5, token = 1, attempt = 1, started_at = now() where id = $1",
-            held.id,
-        )
-        await connection.execute(
-            "insert into asyncjobs.locks (key, slot, job, token) "
-            "select lock_key, 1, id, token from asyncjobs.live_jobs where id = $1",
-            held.id,
-        )
+    await connection.execute(
+        "insert into asyncjobs.runners (incarnation, lock_key, holds_lock, lease, name, version) "
+        "values (5, 5, false, interval '1 h', 'dead', '0')"
+    )
+    await connection.execute(
+        "update asyncjobs.live_jobs set state = 0, runner = 5, token = 1, attempt = 1, started_at = now() where id = $1",
+        held.id,
+    )
+    await connection.execute(
+        "insert into asyncjobs.locks (key, slot, job, token) "
+        "select lock_key, 1, id, token from asyncjobs.live_jobs where id = $1",
+        held.id,
+    )
+    async with running(dsn, vigilance=Vigilance(look_every=0.05, settle=0.0)) as jobs:
         waiting = await Bill("acme", "waiting").later("call")
-        await eventually_async(lambda: is_(jobs, waiting.id, JobState.BLOCKED))
-        await rescue_jobs(Session(connection, "asyncjobs"), 5, blame=True, max_crashes=3, error="{}")
+        await until_blocked(jobs, waiting.id)
+        await connection.execute(
+            "update asyncjobs.runners set seen_at = now() - interval '2 h' where incarnation = 5"
+        )
         await waiting.result(timeout=20)
-        await connection.close()
+        await jobs.handle(held.id).result(timeout=20)
+    await connection.close()
+    assert most["acme"] == 1
+    assert await no_locks_left(dsn)
 
 
 @pytest.mark.seed("T5")
@@ -241,6 +255,25 @@ async def test_a_lock_of_one_call(dsn: str) -> None:
         await (await Bill("acme", "by none").later("call", lock=None)).result(timeout=20)
         gate("first").set()
         await same.result(timeout=20)
+
+
+@pytest.mark.seed("T6")
+async def test_both_locks_on_one_job(dsn: str) -> None:
+    """T6: "both locks on one job": one runs, one waits for it, and a third is the one that waits: it has not started yet."""
+    async with running(dsn) as jobs:
+        first = await Both("acme", "first").later("call")
+        await eventually_async(lambda: began("first"))
+        second = await Both("acme", "second").later("call")
+        await until_blocked(jobs, second.id)
+        third = await Both("acme", "third").later("call")
+        assert (second.created, third.created, third.id) == (True, False, second.id)
+        gate("first").set()
+        gate("second").set()
+        await first.result(timeout=20)
+        await second.result(timeout=20)
+        assert (await Both("acme", "fourth").later("call", lock=None)).created
+        gate("fourth").set()
+    assert order[:2] == ["first", "second"]
 
 
 async def test_arguments_of_functions_make_keys(dsn: str) -> None:
