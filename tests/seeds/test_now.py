@@ -216,3 +216,14 @@ def test_it_needs_an_event_loop(dsn: str) -> None:
 
     with psycopg.connect(dsn) as connection, pytest.raises(MisusedJobs, match="needs an event loop"):
         Now().later_sync("call", on=connection, jobs=Jobs(dsn))
+
+
+@pytest.mark.seed("Q19")
+async def test_in_a_schema_of_another_name(database: str) -> None:
+    """Q19 …: whose ids come from its own sequence."""
+    jobs = Jobs(database, schema="another schema")
+    await jobs.migrate()
+    async with jobs:
+        first, second = await Now().later("call"), await now_or_later.later(1)
+        assert second.id == first.id + 1
+        assert await first.result(timeout=10) == "done"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar, Unpack, assert_type
 
@@ -32,9 +33,11 @@ from asyncjobs import (
     Later,
     LaterOptions,
     Prepared,
+    Retry,
     QueueRegistry,
     Schedule,
     TICK,
+    carry,
     current_job,
     job,
     queues,
@@ -408,3 +411,30 @@ Jobs("", queues=["default"])  # type: ignore[arg-type]  # pyright: ignore
 described(app="account")
 described(app=None)
 described(app=3)  # type: ignore[arg-type]  # pyright: ignore
+
+
+# Context, hooks and verbs.
+
+language: ContextVar[str] = ContextVar("language")
+Jobs("", context=[language, carry(language, encode=str, decode=str)], run="now", timeout=timedelta(hours=1))
+Jobs("", run=lambda job: "now" if job.queue == "mail" else "later")
+Jobs("", run="never")  # type: ignore[arg-type]  # pyright: ignore
+Jobs("", context=["locale"])  # type: ignore[list-item]  # pyright: ignore
+described(run="now", backoff=30)
+described(backoff=lambda attempt: timedelta(seconds=attempt), context={"locale": "de"})
+described(run="never")  # type: ignore[arg-type]  # pyright: ignore
+described(keep="nothing")  # type: ignore[call-arg]  # pyright: ignore
+
+
+@job(keep="without args", keep_failed="nothing", overtime=True)
+async def keeps_little() -> None:
+    raise Retry(timedelta(minutes=1), "not yet")
+
+
+class KeepsAll(Later, keep="all"): ...  # type: ignore[arg-type]  # pyright: ignore
+
+
+async def settled() -> None:
+    await current_job().settle(Retry(60), on=object())
+    await current_job().settle("retry", on=object())  # type: ignore[arg-type]  # pyright: ignore
+    Retry()  # type: ignore[call-arg]  # pyright: ignore
