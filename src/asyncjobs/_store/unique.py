@@ -12,8 +12,9 @@ from asyncjobs._model.job import NewJob
 from asyncjobs._store.faults import is_rolled_back
 from asyncjobs._store.intake import as_json, explain
 from asyncjobs._store.session import Session
-from asyncjobs.errors import DuplicateJob
+from asyncjobs.errors import DatabaseUnavailable, DuplicateJob
 
+ROUNDS = 100  #: in which a key is taken when it is to be had, and free when its job is looked for
 TRIES = 5  #: of a transaction of its own that Postgres rolls back in favour of another
 
 
@@ -55,10 +56,14 @@ async def insert_unique(
 async def _insert(session: Session, jobs: Sequence[NewJob], *, wake: bool, keep: bool) -> list[Stored]:
     stored: dict[int, Stored] = {}
     left: Left = list(enumerate(jobs))
-    while left:
+    for _ in range(ROUNDS):
         met = await _insert_new(session, left, stored, wake=wake)
         left = await _meet(session, met, stored, keep=keep) if met else met
-    return [stored[nth] for nth in range(len(jobs))]
+        if not left:
+            return [stored[nth] for nth in range(len(jobs))]
+    raise DatabaseUnavailable(
+        f"the unique key of a {left[0][1].kind} was taken and free again {ROUNDS} times in a row; the job was not stored, try again"
+    )
 
 
 async def _insert_new(session: Session, left: Left, stored: dict[int, Stored], *, wake: bool) -> Left:
