@@ -32,11 +32,13 @@ from asyncjobs import (
     Jobs,
     Later,
     LaterOptions,
+    Lock,
     Prepared,
     Retry,
     QueueRegistry,
     Schedule,
     TICK,
+    Unique,
     carry,
     current_job,
     job,
@@ -204,6 +206,8 @@ async def functions(jobs: Jobs) -> None:
     assert_type(handle, Handle[str])
     assert_type(await send_welcome.set(on=object(), delay=timedelta(minutes=5)).later(42), Handle[str])
     assert_type(await send_welcome.set(delay=5).set(priority=3).later(42), Handle[str])
+    assert_type(await send_welcome.set(lock=("user_id", "locale")).later(42), Handle[str])
+    assert_type(await send_welcome.set(lock=Lock("user_id", slots=3)).later(42), Handle[str])
     assert_type(await bare.later(42), Handle[int])
     assert_type(await in_a_thread.later(42), Handle[bytes])
     assert_type(await in_a_thread_with_options.later(42), Handle[bytes])
@@ -234,6 +238,7 @@ async def functions_misused() -> None:
     send_welcome.prepare()  # type: ignore[call-arg]  # pyright: ignore
     send_welcome.set(quue="mail")  # type: ignore[call-arg]  # pyright: ignore
     send_welcome.set(priority="high")  # type: ignore[arg-type]  # pyright: ignore
+    send_welcome.set(lock=5)  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(kind="other")  # type: ignore[call-arg]  # pyright: ignore
     send_welcome.latr  # type: ignore[attr-defined]  # pyright: ignore
     number: int = await (await send_welcome.later(42)).result()  # type: ignore[assignment]  # pyright: ignore
@@ -302,6 +307,24 @@ def described(**options: Unpack[JobOptions]) -> None: ...
 
 
 described(queue="mail", tags=("a", "b"))
+
+
+# Unique in the queue.
+
+
+@job(unique=Unique("user", until="end", window=timedelta(hours=1), on_conflict=("replace", "reschedule")))
+async def indexed(user: int) -> str:
+    return f"{user}"
+
+
+async def once() -> None:
+    handle = await indexed.set(unique=("user",)).later(1)
+    assert_type(handle, Handle[str])
+    assert_type(handle.created, bool)
+    await indexed.set(unique=None).later(1)
+    await indexed.set(unique=3).later(1)  # type: ignore[arg-type]  # pyright: ignore
+    Unique("user", until="never")  # type: ignore[arg-type]  # pyright: ignore
+    Unique("user", on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore
 described(on=None)  # type: ignore[call-arg]  # pyright: ignore
 
 
