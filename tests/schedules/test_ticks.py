@@ -195,6 +195,7 @@ def at(minute: str, hour: str) -> Expression:
 @example(expression=at("30", "2"), place=("Europe/Berlin", utc("2026-03-29T00:00+00:00")))
 @example(expression=at("0,30", "2,3"), place=("Europe/Berlin", utc("2026-03-29T00:00+00:00")))
 @example(expression=at("30", "2"), place=("Europe/Berlin", utc("2026-10-25T00:45+00:00")))
+@example(expression=at("30", "2"), place=("Europe/Berlin", utc("2026-10-25T01:10+00:00")))
 @example(expression=at("*", "2"), place=("Europe/Berlin", utc("2026-10-25T00:59:30+00:00")))
 @example(expression=at("*", "3"), place=("Australia/Lord_Howe", utc("2026-10-03T14:00+00:00")))
 @example(expression=at("*", "2"), place=("Australia/Lord_Howe", utc("2026-04-04T14:30+00:00")))
