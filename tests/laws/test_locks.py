@@ -25,11 +25,19 @@ PLACES = 3
 RUNNERS = (11, 12, 13)
 
 numbers = st.integers(0, 30)
+enqueues = st.tuples(
+    st.just("enqueue"),
+    st.sampled_from([None, *SLOTS]),
+    st.sampled_from(QUEUES),
+    st.integers(-2, 2),
+    st.integers(1, 5),
+)
+claims = st.tuples(st.just("claim"), st.sampled_from(RUNNERS), st.integers(1, 5))
 ops = st.one_of(
-    st.tuples(
-        st.just("enqueue"), st.sampled_from([None, *SLOTS]), st.sampled_from(QUEUES), st.integers(-2, 2)
-    ),
-    st.tuples(st.just("claim"), st.sampled_from(RUNNERS), st.integers(1, 5)),
+    enqueues,
+    enqueues,
+    claims,
+    claims,
     st.tuples(st.just("finish"), numbers),
     st.tuples(st.just("return"), numbers, st.sampled_from([LiveState.READY, LiveState.RETRYABLE])),
     st.tuples(st.just("crash"), st.sampled_from(RUNNERS), st.booleans()),
@@ -51,11 +59,11 @@ class World:
     async def do(self, name: str, *given: Any) -> None:
         await getattr(self, name.replace("return", "give_back"))(*given)
 
-    async def enqueue(self, key: str | None, lane: tuple[str, str], priority: int) -> None:
+    async def enqueue(self, key: str | None, lane: tuple[str, str], priority: int, count: int) -> None:
         lock = {} if key is None else {"lock_key": key, "lock_slots": SLOTS[key]}
         options = {} if key is None else {"options": {"lock": {"key": key, "slots": SLOTS[key]}}}
         job = new_job(queue=lane[0], kind=lane[1], priority=priority, **lock, **options)
-        self.ids += await store(self.session, job)
+        self.ids += await store(self.session, *[job] * count)
 
     async def claim(self, runner: int, room: int) -> None:
         jobs = await claim(self.session, runner, lanes=QUEUES, room=room)
@@ -133,7 +141,7 @@ class World:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(steps=st.lists(ops, min_size=15, max_size=50))
+@given(steps=st.lists(ops, min_size=15, max_size=35))
 async def test_the_books_of_locks_balance(dsn: str, steps: list[tuple[Any, ...]]) -> None:
     """After every step, and when everything has ended nothing is held."""
     async with session_of(dsn) as session:
