@@ -34,9 +34,9 @@ from asyncjobs import (
 )
 from asyncjobs._define import from_sync
 from asyncjobs._store.statements import statements
-from asyncjobs._store.synchronous import _uncommented, at_once
+from asyncjobs._store.synchronous import _named, at_once
 from tests.connections import engine_on, sqlalchemy_url
-from tests.engine.running import running
+from tests.engine.running import runner_of, running
 
 
 @job(kind="test_from_sync:greet")
@@ -282,9 +282,19 @@ async def test_a_sync_connection_in_autocommit_commits_by_itself(dsn: str) -> No
         old.close()
         return handles
 
-    async with running(dsn):
-        for handle in await asyncio.to_thread(work):
-            assert await handle.result(timeout=20) == "hello True"
+    async with running(dsn) as jobs:
+        runner, told_in = runner_of(jobs), set[int]()
+        wake = runner.wake
+
+        def heard(lanes: Any) -> None:
+            told_in.add(threading.get_ident())
+            wake(lanes)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "wake", heard)
+            for handle in await asyncio.to_thread(work):
+                assert await handle.result(timeout=20) == "hello True"
+    assert told_in <= {threading.get_ident()}  # a runner belongs to its loop's thread
 
 
 # In a thread of the process.
@@ -496,4 +506,4 @@ async def test_what_would_suspend_on_a_sync_connection_is_refused() -> None:
 def test_no_value_is_written_into_a_comment() -> None:
     """psycopg2 writes values into the text, and a line break in one would end the comment it stands in."""
     for name, text in statements().items():
-        assert "--" not in _uncommented(text), name
+        assert "--" not in _named(text, ["a\nb"])[0], name

@@ -16,9 +16,20 @@ import pytest
 import sqlalchemy
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry
 
-from asyncjobs import Constant, HeldJob, InvalidInput, InvalidOption, Job, Jobs, JobStats, Later, job
+from asyncjobs import (
+    Constant,
+    HeldJob,
+    InvalidInput,
+    InvalidOption,
+    Job,
+    Jobs,
+    JobState,
+    JobStats,
+    Later,
+    job,
+)
 from tests.connections import sqlalchemy_url
-from tests.engine.running import NEVER, runner_of, running
+from tests.engine.running import NEVER, running, watching
 from tests.waiting import eventually_async
 
 gate: asyncio.Event
@@ -318,25 +329,27 @@ async def test_bulk_says_whether_it_wakes(dsn: str, db: Any) -> None:
     heard: list[str] = []
     async with running(dsn, rhythm=NEVER) as jobs:
         listener = await asyncpg.connect(dsn)
-        await listener.add_listener("asyncjobs:ready", lambda *said: heard.append(said[3]))
+        for channel in ("asyncjobs:ready", "test_seen_from_sql"):
+            await listener.add_listener(channel, lambda *said: heard.append(said[3]))
 
-        async def idle() -> bool:
-            return runner_of(jobs).is_idle
-
-        await eventually_async(idle)
+        async with watching(dsn) as watcher:
+            await watcher.until_idle()
         quiet = await jobs.enqueue_many([fine.prepare(1), fine.prepare(2)], wake=False)
         async with db.transaction():
             quiet += await jobs.enqueue_many([fine.prepare(3)], on=db, wake=False)
-        await db.execute("select pg_notify('asyncjobs:ready', 'the end')")
+        quiet += await jobs.enqueue_many([fine.prepare(4)], on=db, wake=False)  # commits by itself
+        await db.execute("select pg_notify('test_seen_from_sql', 'the end')")
 
         async def all_heard() -> bool:
             return "the end" in heard
 
         await eventually_async(all_heard)
         assert set(heard) == {"the end"}
-        told = await jobs.enqueue_many([fine.prepare(4)], wake=True)
+        await jobs.work_off()  # the runner of this very process has nothing to do either
+        assert {await handle.status() for handle in quiet} == {JobState.AVAILABLE}
+        told = await jobs.enqueue_many([fine.prepare(5)], wake=True)
         for handle in (*quiet, *told):  # whoever is woken sees all there is
-            assert await handle.result(timeout=20) in (1, 2, 3, 4)
+            assert await handle.result(timeout=20) in (1, 2, 3, 4, 5)
         await listener.close()
 
 
