@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections import Counter
 from contextlib import AsyncExitStack
+from typing import Any
 
 import asyncpg
 import pytest
@@ -61,6 +62,36 @@ async def test_a_duplicate_never_aborts_the_transaction(dsn: str, kind: str) -> 
         assert set(stored) == {1, 2, 3, 5}
         assert [each.id for each in many] == [stored[3], stored[2], stored[3]]
         assert own.id == again.id == stored[2]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_sync_code_meets_duplicates_too(dsn: str, driver: str, autocommit: bool) -> None:
+    """On a sync connection, with a transaction and without: stored, met, changed, and taken for a while."""
+    sync: Any = pytest.importorskip(driver)
+    connection = sync.connect(dsn)
+    connection.autocommit = autocommit
+    try:
+        async with Jobs(dsn) as jobs:
+            first = index.set(on=connection).later_sync(1)
+            again = index.set(on=connection).later_sync(1)
+            replace = Unique("user", on_conflict="replace", window=100)
+            changed = index.set(on=connection, unique=replace).later_sync(1, "new")
+            throttled = [index.set(on=connection, unique=replace).later_sync(2) for _ in range(2)]
+            connection.commit()
+            stored = await jobs.get_job(first.id)
+        assert [each.created for each in (first, again, changed, *throttled)] == [
+            True,
+            False,
+            False,
+            True,
+            False,
+        ]
+        assert first.id == again.id == changed.id
+        assert stored is not None
+        assert stored.args == {"user": 1, "note": "new"}
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize("kind", ["asyncpg", "psycopg", "session", "session on psycopg"])

@@ -202,8 +202,9 @@ def _join_psycopg(on: Any) -> Joined | None:
 class _ByCursor(Foreign):
     """A psycopg2 connection, or Django's."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, *, is_open: bool) -> None:
         self.connection = connection
+        self._is_open = is_open  #: it is in a transaction, or begins one by itself
 
     async def fetch(self, query: str, *args: Any) -> Sequence[Row]:
         with self.connection.cursor() as cursor:
@@ -215,14 +216,16 @@ class _ByCursor(Foreign):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """A savepoint; where no transaction is open, Postgres says so."""
-        await self.execute("savepoint asyncjobs")
+        """A savepoint where a transaction is open, else a transaction."""
+        savepoint = ("savepoint asyncjobs", "rollback to savepoint asyncjobs", "release savepoint asyncjobs")
+        begin, undo, end = savepoint if self._is_open else ("begin", "rollback", "commit")
+        await self.execute(begin)
         try:
             yield
         except BaseException:
-            await self.execute("rollback to savepoint asyncjobs")
+            await self.execute(undo)
             raise
-        await self.execute("release savepoint asyncjobs")
+        await self.execute(end)
 
 
 def _join_psycopg2(on: Any) -> Joined | None:
@@ -231,11 +234,12 @@ def _join_psycopg2(on: Any) -> Joined | None:
     if on.closed:
         raise WrongConnection("on= got a closed psycopg2 connection; enqueue before it is closed")
     idle = sys.modules["psycopg2"].extensions.TRANSACTION_STATUS_IDLE
+    commits_itself = on.autocommit and on.info.transaction_status == idle
     return _joined(
-        _ByCursor(on),
+        _ByCursor(on, is_open=not commits_itself),
         on,
         lambda: not on.closed and on.info.transaction_status != idle,
-        commits_itself=on.autocommit and on.info.transaction_status == idle,
+        commits_itself=commits_itself,
     )
 
 
@@ -247,11 +251,12 @@ def _join_django(on: Any) -> Joined | None:
         raise WrongConnection(f"on= got Django's connection to {on.vendor}; asyncjobs needs PostgreSQL")
     if on.needs_rollback:
         raise WrongConnection("this transaction has already failed; enqueue outside of its atomic block")
+    commits_itself = not on.in_atomic_block and on.get_autocommit()
     return _joined(
-        _ByCursor(on),
+        _ByCursor(on, is_open=not commits_itself),
         on,
         lambda: bool(on.in_atomic_block),
-        commits_itself=not on.in_atomic_block and on.get_autocommit(),
+        commits_itself=commits_itself,
     )
 
 
