@@ -45,6 +45,7 @@ from asyncjobs._bus.subscribing import unsubscribe
 from asyncjobs._model.job import Lane
 from tests.connections import KINDS, SESSIONS
 from tests.engine.running import running
+from tests.kinds import forgotten
 from tests.subscriptions import only, taken
 from tests.waiting import eventually_async
 
@@ -65,8 +66,8 @@ async def reindex(user_id: UUID, note: str = "no note") -> str:
 
 
 @subscribe("tmb_ch*d", kind=f"{HERE}:audit")
-async def audit(event: Event, mailer: Dependency[Mailer]) -> str:
-    return f"{event.name} {event['user_id']} by {mailer.name}"
+async def audit(event: Event) -> str:
+    return f"{event.name} {event['user_id']}"
 
 
 @subscribe(
@@ -109,7 +110,7 @@ class Receipt(Later, kind=f"{HERE}:Receipt"):
         return f"receipt {self.number}"
 
 
-@subscribe("tmb_renamed", kind=f"{HERE}:once", unique=("user_id",), queue="once")
+@subscribe("tmb_renamed", unique=("user_id",), queue="once")
 async def once(user_id: int, name: str) -> str:
     return f"{user_id} {name}"
 
@@ -133,13 +134,10 @@ def _mine() -> Iterator[None]:
         yield
 
 
-PROVIDE: dict[Any, Any] = {Mailer: lambda: Mailer("otto")}
-
-
 @asynccontextmanager
 async def declared(dsn: str, **given: Any) -> AsyncIterator[Jobs]:
     """Jobs whose application has subscribed, and of which none runs."""
-    async with Jobs(dsn, provide=PROVIDE, **given) as jobs:
+    async with Jobs(dsn, **given) as jobs:
         await jobs.declare_subscriptions()
         yield jobs
 
@@ -196,6 +194,17 @@ async def test_where_jobs_join_transactions_only_events_do(dsn: str) -> None:
         assert len(await jobs.list_jobs()) == 2
 
 
+async def test_a_runner_elsewhere_is_woken_by_the_commit(dsn: str) -> None:
+    """It polls for nothing here."""
+    async with running(dsn) as runner, Jobs(dsn) as jobs, KINDS["asyncpg"](dsn) as theirs:
+        async with theirs.begin():
+            done = await jobs.publish("tmb_moved", {"user_id": 1}, on=theirs.on)
+        assert {await runner.handle(each).result(20) for each in done.jobs} == {
+            f"index 1 {done.id}",
+            "forget 1",
+        }
+
+
 @pytest.mark.parametrize("delay", [None, 60])
 async def test_sync_code_publishes_too(dsn: str, delay: float | None) -> None:
     """In the transaction of its sync connection, or from a thread."""
@@ -238,17 +247,47 @@ async def test_the_runner_of_this_process_is_woken_after_the_commit(dsn: str, ki
 @pytest.mark.seed("T13")
 async def test_subscribers_run_with_attributes_or_the_event(dsn: str) -> None:
     """Attributes are read as the function declares them, what it does not declare is left out; dependencies are supplied."""
-    async with running(dsn, provide=PROVIDE) as jobs:
+    async with running(dsn) as jobs:
         done = await jobs.publish(
             "tmb_changed", {"user_id": str(ALICE), "plan": "pro", "email": "a@b.ch", "more": [1]}
         )
         said = {await jobs.handle(each).result(20) for each in done.jobs}
-        assert said == {f"{ALICE} UUID no note", f"tmb_changed {ALICE} by otto", "bill a@b.ch"}
+        assert said == {f"{ALICE} UUID no note", f"tmb_changed {ALICE}", "bill a@b.ch"}
         done = await jobs.publish("tmb_deleted", {"email": " ", "plan": "pro"})
         assert done.jobs == ()
         moved = await jobs.publish("tmb_moved", {"user_id": 3})
         said = {await jobs.handle(each).result(20) for each in moved.jobs}
         assert said == {f"index 3 {moved.id}", "forget 3"}
+
+
+async def test_subscribers_have_their_dependencies(dsn: str) -> None:
+    """Also those an event is passed on to, inline too."""
+    with forgotten():
+
+        @subscribe("tmb_sent", kind=f"{HERE}:send")
+        async def send(event: Event, mailer: Dependency[Mailer], to: str = "") -> str:
+            seen.append(to)
+            return f"{event.name} to {to} by {mailer.name}"
+
+        @subscribe("tmb_sent", call="send", unique=True)
+        @attrs.frozen
+        class Letter(Later, kind=f"{HERE}:Letter"):
+            to: str
+            mailer: Dependency[Mailer]
+
+            async def send(self) -> str:
+                seen.append(self.to)
+                return f"letter to {self.to} by {self.mailer.name}"
+
+        async with running(dsn, provide={Mailer: lambda: Mailer("otto")}) as jobs:
+            done = await jobs.publish("tmb_sent", {"to": "ada"})
+            said = {await jobs.handle(each).result(20) for each in done.jobs}
+            (passed_on,) = (each for each in said if isinstance(each, int))
+            assert said - {passed_on} == {"tmb_sent to ada by otto"}
+            assert await jobs.handle(passed_on).result(20) == "letter to ada by otto"
+            with publishing("inline"):
+                await jobs.publish("tmb_sent", {"to": "bea"})
+        assert sorted(seen) == ["ada", "ada", "bea", "bea"]
 
 
 @pytest.mark.seed("T13")
@@ -310,7 +349,7 @@ async def test_what_is_known_of_an_event(dsn: str) -> None:
 @pytest.mark.seed("T13")
 async def test_an_event_of_later_is_for_those_who_subscribe_until_then(dsn: str) -> None:
     """ "publish_at": due with delay= or at=, published once, in the transaction that completes the job which does it."""
-    async with running(dsn, provide=PROVIDE) as jobs:
+    async with running(dsn) as jobs:
         await jobs.declare_subscriptions(only=True)
         unsubscribe("forgetting")
         planned = await jobs.publish("tmb_moved", {"user_id": 5}, delay=3600)
@@ -338,7 +377,7 @@ async def test_an_event_of_later_is_rolled_back_too(dsn: str) -> None:
 @pytest.mark.seed("T13")
 async def test_a_transform_makes_the_inputs(dsn: str) -> None:
     """ "`transform`": arguments, or the object, out of the event; one job for it, however often it is passed on."""
-    async with running(dsn, provide=PROVIDE) as jobs:
+    async with running(dsn) as jobs:
         done = await jobs.publish("tmb_paid", {"id": 4})
         passed_on = [await jobs.handle(each).result(20) for each in done.jobs]
         said = {await jobs.handle(each).result(20) for each in passed_on}
@@ -360,7 +399,7 @@ async def test_a_subscriber_that_is_unique_in_the_queue_is(dsn: str) -> None:
         await jobs.resume("once")
         relays = [each.id for each in await jobs.list_jobs()]
     with only({}):
-        async with running(dsn, provide=PROVIDE, slots=1) as jobs:
+        async with running(dsn, slots=1) as jobs:
             found = {await jobs.handle(each).result(20) for each in relays}
             assert 2 <= len(found) <= 4  # the first may have been done before the next is passed on
             said = [await jobs.handle(each).result(20) for each in found]
@@ -399,7 +438,7 @@ async def test_what_is_published_after_a_subscription_reaches_it(dsn: str) -> No
     """ "subscriber add/remove without losing in-flight events": a runner has subscribed as soon as it runs."""
     async with Jobs(dsn) as publisher:
         assert (await publisher.publish("tmb_moved", {"user_id": 1})).jobs == ()
-        async with running(dsn, provide=PROVIDE, wait=False, application="a"):
+        async with running(dsn, wait=False, application="a"):
             assert len((await publisher.publish("tmb_moved", {"user_id": 1})).jobs) == 2
         assert len((await publisher.publish("tmb_moved", {"user_id": 1})).jobs) == 2
 
@@ -440,7 +479,7 @@ async def test_a_job_outlives_its_subscription(dsn: str) -> None:
             assert await jobs.list_subscriptions() == []
             assert (await jobs.publish("tmb_moved", {"user_id": 9})).jobs == ()
     with only({}):
-        async with running(dsn, provide=PROVIDE) as jobs:
+        async with running(dsn) as jobs:
             said = {await jobs.handle(each).result(20) for each in done.jobs}
             assert said == {f"index 9 {done.id}", "forget 9"}
 
@@ -461,6 +500,8 @@ async def test_an_old_version_beside_a_new_one_keeps_its_own_and_changes_nothing
         await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
         new._registrar._since = 1e-9 - registrar.FORGOTTEN_AFTER  # it has run for that long
         await old._registrar.round()
+        queues = {each.name: each.queue for each in await old.list_subscriptions()}
+        assert queues["forgetting"] == "newer"
         with only(newer):
             await new._registrar.round()
             assert {each.name for each in await old.list_subscriptions()} == set(MINE)  # the old one said so
@@ -483,7 +524,7 @@ async def test_processes_without_subscribers_take_no_part(dsn: str) -> None:
     """One that only serves pages does not take from one that has subscribed."""
     async with declared(dsn) as jobs:
         with only({}):
-            async with running(dsn, provide=PROVIDE):
+            async with running(dsn):
                 assert len(await jobs.list_subscriptions()) == len(MINE)
 
 
@@ -502,9 +543,7 @@ async def test_every_minute_is_an_event_however_many_processes_there_are(dsn: st
     before = int(datetime.now(UTC).timestamp()) // 60
     async with AsyncExitStack() as stack:
         first, *_ = [
-            await stack.enter_async_context(
-                running(dsn, provide=PROVIDE, heartbeat=timedelta(minutes=5), wait=False, slots=1)
-            )
+            await stack.enter_async_context(running(dsn, heartbeat=timedelta(minutes=5), wait=False, slots=1))
             for _ in range(4)
         ]
 
@@ -586,7 +625,7 @@ async def test_inline(dsn: str) -> None:
     async def transformed(word: str) -> None:
         ran.append(f"word {word}")
 
-    async with Jobs(dsn, provide=PROVIDE) as jobs:
+    async with Jobs(dsn) as jobs:
         with publishing("inline") as events:
             done = await jobs.publish("tmb_inline", {"user_id": str(ALICE)})
             await jobs.publish("tmb_nobody", {"at": "once"}, delay=60)
@@ -614,7 +653,7 @@ async def test_inline_raises_what_subscribers_raise(dsn: str) -> None:
 @pytest.mark.seed("T13")
 async def test_standalone(dsn: str) -> None:
     """ "local modes for tests": the subscribers of this process become jobs, though nobody has declared them."""
-    async with running(dsn, provide=PROVIDE) as jobs:
+    async with running(dsn) as jobs:
         with only({}):
             await jobs.declare_subscriptions(only=True)
         with publishing("standalone"):
@@ -717,7 +756,7 @@ async def test_a_job_nobody_published_has_no_event(dsn: str) -> None:
     """It is said in words."""
     with pytest.raises(JobNotPublished, match="take the attributes as arguments"):
         current_event()
-    async with running(dsn, provide=PROVIDE) as jobs:
+    async with running(dsn) as jobs:
         handle = await ask.set(max_attempts=1).later()
         with pytest.raises(JobFailed, match="JobNotPublished"):
             await handle.result(20)
@@ -727,7 +766,7 @@ async def test_a_job_nobody_published_has_no_event(dsn: str) -> None:
 
 async def test_attributes_that_do_not_fit_fail_one_subscriber_alone(dsn: str) -> None:
     """The others have their own jobs."""
-    async with running(dsn, provide=PROVIDE) as jobs:
+    async with running(dsn) as jobs:
         done = await jobs.publish("tmb_asked", {"other": 1})
 
         async def failed() -> bool:

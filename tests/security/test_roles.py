@@ -14,7 +14,18 @@ import asyncpg
 import attrs
 import pytest
 
-from asyncjobs import Constant, JobCancelled, JobFailed, Jobs, JobState, Unique, current_job, job
+from asyncjobs import (
+    Constant,
+    Is,
+    JobCancelled,
+    JobFailed,
+    Jobs,
+    JobState,
+    Unique,
+    current_job,
+    job,
+    subscribe,
+)
 from asyncjobs._store.migrate import migration_sql, migrations
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import in_schema, statements
@@ -23,6 +34,7 @@ from tests.pages import blocks_of
 from tests.security.rules import PAGE
 from tests.security.shadows import ANY_TYPE, cast_shadows
 from tests.store.test_statements import CALLS
+from tests.subscriptions import only
 from tests.waiting import eventually_async
 
 CALL = re.compile(r"\b([a-z_][a-z0-9_]*)\(")
@@ -338,6 +350,25 @@ async def test_each_role_can_do_its_work_and_no_more(roles: Roles) -> None:
     assert await allowed(roles.runner, FORBIDDEN_TO_A_RUNNER) == []
     assert await allowed(roles.enqueuer, FORBIDDEN_TO_AN_ENQUEUER) == []
     assert await allowed(roles.reader, FORBIDDEN_TO_A_READER) == []
+
+
+@pytest.mark.security("SEC-S5")
+async def test_an_enqueuer_may_publish_and_still_reads_none(roles: Roles) -> None:
+    """With the block of SECURITY.md for it: whoever subscribed gets a job, and the publisher sees none of its inputs."""
+    (grants,) = [
+        block.code for block in blocks_of(PAGE.read_text("utf-8")) if "asyncjobs.subscriptions" in block.code
+    ]
+    async with connected(roles.owner) as owner:
+        await owner.execute(grants.replace("app_enqueuer", urlsplit(roles.enqueuer).username or ""))
+    with only({}):
+        subscribe("test_roles_*", where={"name": Is.PRESENT})(work)
+        async with running(roles.runner) as runner, Jobs(roles.enqueuer) as jobs:
+            done = await jobs.publish("test_roles_published", {"name": "news"})
+            assert await runner.handle(done.jobs[0]).result(timeout=20) == "news"
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await jobs.list_jobs()
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await jobs.declare_subscriptions(only=True)
 
 
 @pytest.mark.security("SEC-S5")
