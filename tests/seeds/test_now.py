@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -184,8 +185,6 @@ class Charges(Later, kind="seeds.ChargesNow", run="now", timeout=0.05):
     how: str
 
     async def call(self) -> int:
-        import asyncio
-
         if self.how == "too long":
             await asyncio.Event().wait()
         if self.how == "transaction":
@@ -208,6 +207,29 @@ async def test_the_same_method_runs_both_ways(dsn: str) -> None:
         with pytest.raises(TimeoutError, match="took longer than its timeout of"):
             await Charges("too long").later("call")
         assert current_job().id is None
+        here = asyncio.current_task()
+        assert here is not None
+        assert here.cancelling() == 0  # who timed it out asked no more of its caller
+
+
+@attrs.frozen
+class EnqueuesNow(Later, kind="seeds.EnqueuesNow", run="now"):
+    async def call(self) -> int:
+        return (await now_or_later.later(7)).id
+
+
+@pytest.mark.seed("D3", "T10")
+async def test_what_it_enqueues_is_its_callers_too(dsn: str) -> None:
+    """T10 … (transactional): `later` inside a job that runs now joins the transaction that one was enqueued on."""
+    async with Jobs(dsn) as jobs, KINDS["session"](dsn) as theirs:
+        with pytest.raises(ZeroDivisionError):
+            async with theirs.begin():
+                await EnqueuesNow().later("call", on=theirs.on)
+                raise ZeroDivisionError
+        assert await jobs.list_jobs() == []
+        async with theirs.begin():
+            handle = await EnqueuesNow().later("call", on=theirs.on)
+        assert await jobs.handle(await handle.result(timeout=10)).status() is JobState.AVAILABLE
 
 
 def test_it_needs_an_event_loop(dsn: str) -> None:
