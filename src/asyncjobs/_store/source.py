@@ -23,7 +23,7 @@ from asyncjobs._store.hosts import Host, Hosts, says_which
 from asyncjobs._store.opening import Caching, Connect, connect_with, looked_into, open_connection, unavailable
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption
 
-CLOSE_TIMEOUT = 1.0
+CLOSE_TIMEOUT = 0.5
 """Seconds to wait for borrowed connections to come back, before they are closed under those who hold them."""
 
 RELEASE_TIMEOUT = 1.0
