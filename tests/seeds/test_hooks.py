@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
@@ -323,6 +324,59 @@ async def test_a_hook_that_cannot_be_called_is_refused() -> None:
 
     with pytest.raises(InvalidDefinition, match="no public method 'on_start'"):
         await Hooked().later("on_start")
+
+
+@attrs.frozen
+class Hangs(Later, kind="seeds.Hangs", max_attempts=1, timeout=0.2):
+    where: str
+    fails: bool = True
+
+    async def call(self) -> int:
+        if self.fails:
+            raise OSError("broke")
+        return 7
+
+    async def on_end(self) -> None:
+        await self._hang("end")
+
+    async def on_failure(self, error: Exception) -> None:
+        await self._hang("failure")
+
+    async def _hang(self, where: str) -> None:
+        said.append(where)
+        if where == self.where:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.seed("D5")
+@pytest.mark.parametrize("where", ["end", "failure"])
+async def test_a_hook_that_hangs_is_left(running: Jobs, where: str) -> None:
+    """D5 … failure hook error never loses the state change: nor does one that takes longer than an attempt may."""
+    with pytest.raises(JobFailed, match="broke"):
+        await (await Hangs(where).later("call")).result(timeout=10)
+    assert said == ["end", "failure"]
+    said.clear()
+    assert await (await Hangs(where, False).later("call")).result(timeout=10) == 7
+    assert said == ["end"]
+
+
+@attrs.frozen
+class HangsForEver(Hangs, kind="seeds.HangsForEver", timeout=None): ...
+
+
+@pytest.mark.seed("D5")
+async def test_a_hook_that_hangs_at_the_end_loses_nothing(dsn: str) -> None:
+    """D5 … never loses the state change: the runner stops meanwhile, and the job has failed."""
+    async with Jobs(dsn, shutdown_timeout=0.8).running():
+        handle = await HangsForEver("failure").later("call")
+
+        async def told() -> bool:
+            return "failure" in said
+
+        await eventually_async(told)
+    async with Jobs(dsn) as jobs:
+        found = await jobs.handle(handle.id).job()
+        assert (found.state, found.attempt, len(found.errors)) == (JobState.FAILED, 1, 1)
 
 
 # Middleware.
