@@ -270,15 +270,17 @@ async def test_a_holder_that_is_just_ending_leaves_a_doubt(dsn: str) -> None:
 
 
 async def test_a_stricter_isolation_ends_a_job_and_the_sweep_hands_over(dsn: str) -> None:
-    """A transaction that sees the past could not be committed if it wrote to who waits."""
+    """A transaction that sees the past could not be committed if it wrote to who waits: one it sees may be gone by now."""
     async with session_of(dsn) as session, session_of(dsn) as other:
-        await store(session, locked(), locked())
+        await store(session, locked(), locked(), locked())
         (holder,) = await claim(session, room=1)
         await acquire_locks(session, RUNNER, [holder])
+        gone, waiter = await claim(other, SOMEBODY_ELSE)
+        await acquire_locks(other, SOMEBODY_ELSE, [gone])
         transaction = transaction_of(session, isolation="repeatable_read")
         await transaction.start()
         await session.connection.fetchval("select 1 from asyncjobs.locks")
-        (waiter,) = await claim(other, SOMEBODY_ELSE)
+        await cancel_job(other, gone.id)
         await acquire_locks(other, SOMEBODY_ELSE, [waiter])
         await finish_jobs(session, RUNNER, [done(holder)])
         await transaction.commit()
