@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from asyncjobs import (
+    DatabaseUnavailable,
     Dependency,
     Event,
     InvalidDefinition,
@@ -509,6 +510,42 @@ async def test_an_old_version_beside_a_new_one_keeps_its_own_and_changes_nothing
             await new._registrar.round()
         assert {each.name for each in await old.list_subscriptions()} == set(newer)
         await db.close()
+
+
+async def test_a_runner_goes_on_saying_what_it_subscribes_to(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever took its subscriptions away, they are back soon."""
+    monkeypatch.setattr(registrar, "EVERY", 0.05)
+    async with running(dsn) as jobs:
+        db = await asyncpg.connect(dsn)
+        await db.execute("delete from asyncjobs.subscriptions")
+
+        async def back() -> bool:
+            return len(await jobs.list_subscriptions()) == len(MINE)
+
+        await eventually_async(back)
+        await db.close()
+
+
+async def test_a_runner_that_starts_without_postgres_subscribes_when_it_is_back(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to start it again."""
+    real, away = registrar.Registrar.declare, [True]
+
+    async def declare(self: registrar.Registrar, *, only: bool = False) -> None:
+        if away.pop() if away else False:
+            raise DatabaseUnavailable("it is away")
+        await real(self, only=only)
+
+    monkeypatch.setattr(registrar.Registrar, "declare", declare)
+    async with running(dsn) as jobs:
+
+        async def subscribed() -> bool:
+            return len(await jobs.list_subscriptions()) == len(MINE)
+
+        await eventually_async(subscribed)
 
 
 async def test_applications_leave_each_others_subscriptions_alone(dsn: str) -> None:

@@ -9,6 +9,7 @@ nothing: an error that vanishes fails as loudly as one that appears.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,12 @@ from typing import Any, Generic, TypeVar, Unpack, assert_type
 
 import attrs
 from asyncjobs import (
+    Event,
+    Is,
+    current_event,
+    in_context,
+    publishing,
+    subscribe,
     Backoff,
     Connection,
     Constant,
@@ -461,3 +468,45 @@ async def settled() -> None:
     await current_job().settle(Retry(60), on=object())
     await current_job().settle("retry", on=object())  # type: ignore[arg-type]  # pyright: ignore
     Retry()  # type: ignore[call-arg]  # pyright: ignore
+
+
+# The message bus.
+
+
+@subscribe("user_changed", where={"plan": "pro", "email": Is.PRESENT, "name": re.compile("^A")}, queue="index")
+async def reindex(user_id: int, event: Event) -> str:
+    return f"{user_id} {event['plan']} {event.published_at:%c}"
+
+
+@subscribe(re.compile("^user_"))
+@job(queue="audit")
+def audited(user_id: int) -> None: ...
+
+
+def to_forget(event: Event) -> Forgotten:
+    return Forgotten(event["user_id"])
+
+
+@subscribe("user_deleted", call="forget", transform=to_forget)
+@attrs.frozen
+class Forgotten(Later):
+    user_id: int
+
+    async def forget(self) -> None: ...
+
+
+async def published(jobs: Jobs) -> None:
+    assert_type(await reindex.later(1, event=current_event()), Handle[str])
+    assert_type(await audited.later(1), Handle[None])
+    assert_type(Forgotten(1).user_id, int)
+    done = await jobs.publish("user_changed", {"user_id": 1}, on=object(), delay=timedelta(hours=1))
+    assert_type(done.jobs, tuple[int, ...])
+    assert_type(done.id, str)
+    with publishing("inline") as events, in_context("import"):
+        assert_type(events, list[Event])
+    await jobs.publish("user_changed", "user 1")  # type: ignore[arg-type]  # pyright: ignore
+    publishing("loud")  # type: ignore[arg-type]  # pyright: ignore
+
+
+subscribe(1)  # type: ignore[arg-type]  # pyright: ignore
+subscribe("a", wehre={})  # type: ignore[call-arg]  # pyright: ignore
