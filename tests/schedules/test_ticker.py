@@ -65,20 +65,6 @@ async def test_cron_with_seconds(dsn: str) -> None:
     assert second > first
 
 
-async def test_one_job_for_each_tick_of_many_processes(dsn: str) -> None:
-    """Of four runners that all know the schedule, one stores it."""
-    schedules = [Every(SOON, note.prepare("many"), name="many", missed="all", window=timedelta(minutes=1))]
-    async with AsyncExitStack() as stack:
-        for _ in range(4):
-            await stack.enter_async_context(running(dsn, schedules=schedules))
-        await until_ran("many", 6)
-    async with watching(dsn) as watcher:
-        rows = await watcher.connection.fetch("select meta ->> 'tick' as tick from asyncjobs.jobs")
-    ticks = Counter(datetime.fromisoformat(row["tick"]) for row in rows)
-    assert set(ticks.values()) == {1}
-    assert max(ticks) - min(ticks) == SOON * (len(ticks) - 1), "and none was left out"
-
-
 async def test_a_schedule_created_while_runners_sleep(dsn: str) -> None:
     """They are told, in this process and in others."""
     async with running(dsn), watching(dsn) as watcher:
