@@ -119,12 +119,14 @@ class Claimer:
         self._quiet = False
         self._begun: dict[int, ClaimedJob] = {}  # prefetched jobs that run: what runners.begun says
         self._unknown: set[str] = set()
+        self._returning: set[int] = set()  # jobs that did not begin here, until that is written
         self._promised: set[str] = set()  # queues of which jobs were committed here without waking others
         self._reset()
 
     def _reset(self) -> None:
         """What is only true of one connection, or of what was seen over it."""
         self._drained = False
+        self._returning.clear()
         self._left = False  #: the last look saw jobs for which there was no slot
         self._looked_at = 0.0
         self._due_at: float | None = None
@@ -160,6 +162,9 @@ class Claimer:
     def settled(self, job: ClaimedJob) -> None:
         """This runner answers for *job* no more: who waited for its lock, or for its place in a queue, may begin."""
         if job.lock_key is not None:
+            self.wake()
+        if job.id in self._returning:  # nobody tells: it may be the only one there is
+            self._returning.discard(job.id)
             self.wake()
         if self._limits and job.queue in self._limits:
             self.look_again()
@@ -499,7 +504,7 @@ class Claimer:
             surplus = pool.give_up_beyond(MOST_BYTES)
             for job in surplus:
                 self._pace.surprise(job.kind, size=len(job.args))
-            self._release(surplus)
+            self._give_back(surplus)
 
     def _placed(
         self, jobs: Sequence[ClaimedJob], rooms: Mapping[Pool, int]
@@ -521,7 +526,12 @@ class Claimer:
                         continue
                     left[pool] -= 1
             yield job, pool
-        self._release(homeless)
+        self._give_back(homeless)
+
+    def _give_back(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Let anybody have *jobs*, and this runner when that is written."""
+        self._returning.update(job.id for job in jobs)
+        self._release(jobs)
 
     def _give_back_what_waited_too_long(self) -> None:
         """No slot became free for it in all that time: others may have one."""
@@ -530,7 +540,7 @@ class Claimer:
             if pool.prefetched and waited >= TOO_LONG:
                 for job in pool.prefetched:
                     self._pace.surprise(job.kind, seconds=waited)
-                self._release(pool.give_up())
+                self._give_back(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
         lanes, due, paused, suspects, limited = await look_around(session)
