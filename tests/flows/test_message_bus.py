@@ -365,6 +365,33 @@ async def test_an_event_of_later_is_for_those_who_subscribe_until_then(dsn: str)
         assert await jobs.handle(job_id).result(20) == f"index 6 {at.id}"
 
 
+async def test_passing_on_and_completing_are_one_transaction(dsn: str) -> None:
+    """Of the job that publishes what is due, and of the one that passes an event on: neither is ever done twice, or half."""
+    with forgotten():
+
+        @subscribe("tmb_stays", transform=lambda event: {"number": event["id"]})
+        @subscribe("tmb_stays", name="directly")
+        @job(
+            kind=f"{HERE}:stays", placement="standalone"
+        )  # and nobody does here: what is stored stays as it was stored
+        async def stays(number: int = 0) -> None: ...
+
+        db = await asyncpg.connect(dsn)
+        async with running(dsn) as jobs:
+            due = await jobs.publish("tmb_stays", {"id": 4}, delay=0.01)
+            direct, relay = await jobs.handle(due.jobs[0]).result(20)
+            if (await jobs.handle(direct).job()).kind != stays.kind:
+                direct, relay = relay, direct
+            passed_on = await jobs.handle(relay).result(20)
+        rows = await db.fetch(
+            "select id, xmin::text from asyncjobs.finished_jobs union all select id, xmin::text from asyncjobs.live_jobs"
+        )
+        written = {row[0]: row[1] for row in rows}
+        assert written[due.jobs[0]] == written[direct]
+        assert written[relay] == written[passed_on]
+        await db.close()
+
+
 async def test_an_event_of_later_is_rolled_back_too(dsn: str) -> None:
     """It is stored with the publisher's data, or not at all."""
     async with declared(dsn) as jobs, KINDS["session"](dsn) as theirs:
@@ -499,6 +526,9 @@ async def test_an_old_version_beside_a_new_one_keeps_its_own_and_changes_nothing
 
         db = await asyncpg.connect(dsn)
         await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
+        with only(newer):
+            await new._registrar.round()  # it has not run for an hour itself
+        assert {each.name for each in await old.list_subscriptions()} == set(MINE)
         new._registrar._since = 1e-9 - registrar.FORGOTTEN_AFTER  # it has run for that long
         await old._registrar.round()
         queues = {each.name: each.queue for each in await old.list_subscriptions()}
