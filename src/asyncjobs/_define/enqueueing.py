@@ -21,7 +21,7 @@ from asyncjobs._enqueue.middleware import around_enqueue
 from asyncjobs._enqueue.options import check_later_options
 from asyncjobs._model.durations import seconds
 from asyncjobs._model.job import NewJob
-from asyncjobs._model.options import definition_options, DefinitionOptions, runs_now, stored_options
+from asyncjobs._model.options import DefinitionOptions, definition_options, runs_now, stored_options
 from asyncjobs._model.queues import QueueRegistry, place_of, queues
 from asyncjobs.errors import InvalidInput, InvalidOption
 
@@ -111,7 +111,10 @@ async def enqueue_many(
         await jobs.check_transaction(on)
     calls = [call if call.on_enqueue is None else await _asked(call, call.on_enqueue) for call in calls]
     new = stamped([call.new_job(codec, jobs.registry) for call in calls], jobs.carried)
-    now = [runs_now(call.call.get("run", call.defined.get("run", jobs.run)), job) for call, job in zip(calls, new, strict=True)]
+    now = [
+        runs_now(call.call.get("run", call.defined.get("run", jobs.run)), job)
+        for call, job in zip(calls, new, strict=True)
+    ]
     store = partial(_store_or_run, jobs, on, wake, now) if True in now else partial(_store, jobs, on, wake)
     stored = await (around_enqueue(jobs.middleware, store)(new) if jobs.middleware else store(new))
     return [
@@ -152,7 +155,11 @@ async def _asked(call: Prepared[R], on_enqueue: Callable[[], Any]) -> Prepared[R
     if said.keys() & {"on", "jobs"}:
         raise InvalidOption(f"{where} says on= or jobs=, which is the caller's to say")
     call_options(said, where)
-    own = {word: value for word, value in said.items() if not (word in ("delay", "at") and {"delay", "at"} & call.call.keys())}
+    own = {
+        word: value
+        for word, value in said.items()
+        if not (word in ("delay", "at") and {"delay", "at"} & call.call.keys())
+    }
     return attrs.evolve(call, call={**own, **call.call})
 
 

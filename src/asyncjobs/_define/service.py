@@ -266,7 +266,15 @@ class Service:
 
         on_enqueue = instance.on_enqueue if "on_enqueue" in self._hooks else None  # type: ignore[attr-defined]
         return Prepared(
-            self.kind, name, method.what, encode, method.signature.result_type, method.options, call, chosen, on_enqueue
+            self.kind,
+            name,
+            method.what,
+            encode,
+            method.signature.result_type,
+            method.options,
+            call,
+            chosen,
+            on_enqueue,
         )
 
     def check_takes_nothing(self, name: str) -> None:

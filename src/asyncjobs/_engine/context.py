@@ -190,7 +190,9 @@ class RunningJob:
 
     async def settle(self, verb: Verb, *, on: Any) -> None:
         if not isinstance(verb, Verb):
-            raise InvalidOption(f"settle() got {verb!r:.160}; pass a verb, as in settle(Retry(60), on=session)")
+            raise InvalidOption(
+                f"settle() got {verb!r:.160}; pass a verb, as in settle(Retry(60), on=session)"
+            )
         await self._settle_on(on, verb, "settle")
 
     async def _settle_on(self, on: Any, result: Any, word: str) -> None:

@@ -140,7 +140,9 @@ def _check_tags(tags: object) -> None:
 def check_when(when: object) -> None:
     """Refuse what does not say when a job runs."""
     if when not in ("later", "now") and (isinstance(when, type) or not callable(when)):
-        raise InvalidOption(f"run={when!r:.160} is not when a job runs; say 'later', 'now', or pass a function of the job")
+        raise InvalidOption(
+            f"run={when!r:.160} is not when a job runs; say 'later', 'now', or pass a function of the job"
+        )
 
 
 def runs_now(when: When | None, job: NewJob) -> bool:
@@ -149,7 +151,9 @@ def runs_now(when: When | None, job: NewJob) -> bool:
         return False
     said = when(job) if callable(when) else when
     if said not in ("later", "now"):
-        raise InvalidOption(f"run= said {said!r:.160} of {job.kind}; a function of the job returns 'later' or 'now'")
+        raise InvalidOption(
+            f"run= said {said!r:.160} of {job.kind}; a function of the job returns 'later' or 'now'"
+        )
     return said == "now"
 
 
