@@ -156,7 +156,7 @@ class JobCancelled(JobUnsuccessful):
 
 
 class JobSkipped(JobUnsuccessful):
-    """There was nothing left to do: `needed()` said no."""
+    """There was nothing left to do: `needed()` said no, or what the job is about is gone."""
 
 
 class RemoteTraceback(Exception):
