@@ -29,6 +29,7 @@ import attrs
 import httpx
 from asgi_lifespan import LifespanManager
 
+from asyncjobs._bus import subscribing
 from asyncjobs._define import registry
 from tests.waiting import eventually_async
 
@@ -234,6 +235,7 @@ def _fits(said: str, expected: str) -> bool:
 async def run_page(path: Path, dsn: str, folder: Path, monkeypatch: Any) -> AsyncIterator[Page]:
     """*path*, ready to run, on an empty registry: what a page defines is known to it alone."""
     monkeypatch.setattr(registry, "_kinds", {})
+    monkeypatch.setattr(subscribing, "_subscriptions", {})
     monkeypatch.setenv("ASYNCJOBS_DSN", dsn)
     monkeypatch.syspath_prepend(folder)
     before = set(sys.modules)

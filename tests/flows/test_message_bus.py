@@ -514,32 +514,39 @@ async def test_a_job_outlives_its_subscription(dsn: str) -> None:
 
 async def test_an_old_version_beside_a_new_one_keeps_its_own_and_changes_nothing(dsn: str) -> None:
     """Of the same name, the one started last decides; what only the old one has stays as long as it runs, and an hour."""
+    newer = {"forgetting": attrs.evolve(MINE["forgetting"], queue="newer")}
+    db = await asyncpg.connect(dsn)
+
+    async def an_hour_passes() -> None:
+        await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
+
     async with Jobs(dsn, application="a") as old, Jobs(dsn, application="a") as new:
+
+        async def queues() -> dict[str, str]:
+            return {each.name: each.queue for each in await old.list_subscriptions()}
+
         await old.declare_subscriptions()
-        newer = {"forgetting": attrs.evolve(MINE["forgetting"], queue="newer")}
         with only(newer):
             await new.declare_subscriptions()
-        await old._registrar.round()
-        queues = {each.name: each.queue for each in await old.list_subscriptions()}
-        assert queues["forgetting"] == "newer"
-        assert set(queues) == set(MINE)
+        await an_hour_passes()
+        await old._registrar.round()  # it says that it goes on
+        assert (await queues())["forgetting"] == "newer"
+        assert (await queues()).keys() == MINE.keys()
 
-        db = await asyncpg.connect(dsn)
-        await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
+        await an_hour_passes()
         with only(newer):
-            await new._registrar.round()  # it has not run for an hour itself
-        assert {each.name for each in await old.list_subscriptions()} == set(MINE)
-        new._registrar._since = 1e-9 - registrar.FORGOTTEN_AFTER  # it has run for that long
+            await new._registrar.round()
+            assert (await queues()).keys() == MINE.keys()  # it has not run for an hour itself
+            new._registrar._since = -registrar.FORGOTTEN_AFTER  # now it has
+        await an_hour_passes()
         await old._registrar.round()
-        queues = {each.name: each.queue for each in await old.list_subscriptions()}
-        assert queues["forgetting"] == "newer"
         with only(newer):
             await new._registrar.round()
-            assert {each.name for each in await old.list_subscriptions()} == set(MINE)  # the old one said so
-            await db.execute("update asyncjobs.subscriptions set declared_at = now() - interval '61 min'")
+            assert (await queues()).keys() == MINE.keys()  # the old one said so
+            await an_hour_passes()
             await new._registrar.round()
-        assert {each.name for each in await old.list_subscriptions()} == set(newer)
-        await db.close()
+            assert await queues() == {"forgetting": "newer"}
+    await db.close()
 
 
 async def test_a_runner_goes_on_saying_what_it_subscribes_to(
