@@ -89,8 +89,8 @@ async def test_a_suspect_of_another_priority_is_left_to_others(dsn: str, urgency
         await session.connection.execute("update asyncjobs.live_jobs set state = 4, crashes = 1 where id > 0")
         asked = (["q"], ["k"], Caution())
         assert not await seek_suspect(session, *asked, urgency)
-        assert await claim_suspect(session, RUNNER, *asked, urgency) is None
+        assert await claim_suspect(session, RUNNER, *asked, urgency=urgency) is None
         assert await seek_suspect(session, *asked, Urgency(5, 5))
-        found = await claim_suspect(session, RUNNER, *asked, Urgency(5, 5))
+        found = await claim_suspect(session, RUNNER, *asked, urgency=Urgency(5, 5))
         assert found is not None
         assert found.job.id == job_id

@@ -385,7 +385,7 @@ class Claimer:
         if solitude.is_empty():
             with self._awaited():
                 found = await claim_suspect(
-                    session, incarnation, queues, kinds, solitude.caution, self._urgency
+                    session, incarnation, queues, kinds, solitude.caution, urgency=self._urgency
                 )
                 jobs = await self._hold_with_locks(session, incarnation, [found.job] if found else [])
             return self._begin_alone(found if jobs else None)

@@ -123,6 +123,7 @@ async def claim_suspect(
     queues: Sequence[str],
     kinds: Sequence[str],
     caution: Caution,
+    *,
     urgency: Urgency = EVERY_PRIORITY,
 ) -> Suspect | None:
     """Claim a suspect for *incarnation*, which must hold nothing else; it begins at once. None where none may run now."""
