@@ -33,7 +33,7 @@ create index locks_job on asyncjobs.locks (job);
 -- it would be full again.
 alter table asyncjobs.queues
   add column concurrency integer check (concurrency > 0),
-  add column every float8 check (every > 0),
+  add column every float8 check (every > 0::float8),
   add column burst integer check (burst > 0),
   add column next_at timestamptz,
   add check ((every is null) = (burst is null));
@@ -45,7 +45,7 @@ create index live_jobs_blocked on asyncjobs.live_jobs (lock_key, priority, sched
 -- How many jobs of a rate may begin now; without a rate, any number.
 create function asyncjobs.tokens_in(every float8, burst integer, next_at timestamptz) returns integer language sql volatile as $$
   select case when every is null then 2147483647
-              else floor(burst - extract(epoch from greatest(next_at - clock_timestamp(), interval '0'))::float8 / every
+              else floor(burst::float8 - extract(epoch from greatest(next_at - clock_timestamp(), interval '0'))::float8 / every
                          + 0.000001::float8)::integer end
 $$;
 
