@@ -18,7 +18,6 @@ from asyncjobs.cli.output import Output, with_output
 from asyncjobs.cli.target import database, find_jobs, within
 from asyncjobs.cli.words import DurationWord
 
-
 OWN = "asyncjobs:"  #: kinds that are asyncjobs' own begin with it
 
 
