@@ -47,7 +47,9 @@ class Relay(Definition[..., Any, int]):
             raise NotImplementedError
 
         relay.__module__ = __name__
-        relay.__qualname__ = f"relay.<locals>.{name.replace('.', '·')}"  # a dot would make it some class' method
+        relay.__qualname__ = (
+            f"relay.<locals>.{name.replace('.', '·')}"  # a dot would make it some class' method
+        )
         super().__init__(
             relay,
             {"kind": f"{target.kind} < {name}"}
