@@ -660,6 +660,28 @@ async def test_missed_minutes_are_made_up_for_as_said(dsn: str, window: float, e
         await db.close()
 
 
+async def test_a_minute_that_could_not_be_published_is_still_due(dsn: str) -> None:
+    """Taking it and publishing it are one transaction."""
+    got: list[int] = []
+
+    async def publish(_: Any, attributes: dict[str, int]) -> None:
+        got.append(attributes["epoch_minutes"])
+        if len(got) == 1:
+            raise ChangedMyMind
+
+    async with Jobs(dsn) as jobs:
+        heart = Heart(jobs._source, "asyncjobs", 3600, publish)
+        db = await asyncpg.connect(dsn)
+        await db.execute(
+            "update asyncjobs.heartbeat set minute = date_trunc('minute', now()) - interval '3 min'"
+        )
+        await db.close()
+        with pytest.raises(ChangedMyMind):
+            await heart.round()
+        await heart.round()
+        assert got[0] == got[1]
+
+
 @pytest.mark.seed("T13")
 def test_what_is_said_of_a_minute() -> None:
     """ "minute/hour/day attributes", as queue-bus has them: in UTC, its weeks begin on Sunday."""
