@@ -9,13 +9,14 @@ import pytest
 
 from asyncjobs._engine import link
 from asyncjobs._engine.link import Patience
+from asyncjobs._model.backoff import Exponential
 
 
 async def test_a_loss_is_said_once_with_its_reason(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the error says nothing of itself, as a timeout does."""
-    monkeypatch.setattr(link, "RECONNECT", link.Exponential(first=0.001, longest=0.001))
+    monkeypatch.setattr(link, "RECONNECT", Exponential(first=0.001, longest=0.001))
     patience = Patience("the claimer")
     try:
         async with asyncio.timeout(0):
