@@ -75,6 +75,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "find_locked": lambda s: claims.find_locked(s, [1]),
     "find_horizon": lambda s: claims.is_past_horizon(s, 3),
     "find_orphans": chores.find_orphans,
+    "end_frozen": lambda s: runners.end_frozen(s, RUNNER, 600.0),
     "find_suspects": lambda s: runners.find_suspects(s, RUNNER),
     "finish_jobs": lambda s: claims.finish_jobs(
         s, RUNNER, [Finished(a_job(), FinalState.FAILED, 0.5, "1", "why", '{"attempt": 1}')]
@@ -148,6 +149,7 @@ READ: dict[str, list[str]] = {
     "find_held": ["id", "cancel_requested"],
     "find_locked": ["id"],
     "find_orphans": ["runner"],
+    "end_frozen": ["incarnation", "pg_terminate_backend"],
     "find_suspects": ["incarnation", "lease_over"],
     "finish_jobs": ["id"],
     "get_job": JOB,

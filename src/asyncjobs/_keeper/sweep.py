@@ -11,7 +11,7 @@ import orjson
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.chores import find_orphans, rescue_jobs
 from asyncjobs._store.faults import discreet, is_transient, sqlstate
-from asyncjobs._store.runners import find_suspects
+from asyncjobs._store.runners import end_frozen, find_suspects
 from asyncjobs._store.session import Session
 
 logger = logging.getLogger("asyncjobs")
@@ -27,7 +27,7 @@ class Sweep:
         self._vigilance = vigilance
         self._began_at = anyio.current_time()
         self._suspected_at: dict[int, float] = {}
-        self._orphans_at = self._began_at
+        self._orphans_at = self._frozen_at = self._began_at
 
     async def look(self, incarnation: int, ours: Collection[int] = ()) -> None:
         """One look; rescues whoever is dead beyond doubt. Locks of *ours* look free to the session that holds them."""
@@ -49,6 +49,30 @@ class Sweep:
             self._orphans_at = now
             for orphan in await find_orphans(self._session):
                 await self._rescue(orphan)
+
+        if settled and now - self._frozen_at >= self._vigilance.frozen / 10:
+            self._frozen_at = now
+            await self._end_frozen(incarnation)
+
+    async def _end_frozen(self, incarnation: int) -> None:
+        """Of those that stand still the lock is freed; a later look finds them dead."""
+        try:
+            ended = await end_frozen(self._session, incarnation, self._vigilance.frozen)
+        except Exception as refusal:
+            if is_transient(refusal) or sqlstate(refusal) is None:
+                raise
+            logger.error(  # noqa: TRY400 -- the server's words say it all
+                "a runner stands still and keeps its jobs, and its session cannot be ended: %s; kill its process, or let this "
+                "role end its sessions (grant pg_signal_backend)",
+                discreet(refusal),
+            )
+            return
+        for frozen in ended:
+            logger.warning(
+                "runner %s has said nothing for more than %g s and holds its lock: its session is ended, and its jobs run again",
+                frozen,
+                self._vigilance.frozen,
+            )
 
     async def _rescue(self, incarnation: int) -> None:
         error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()
