@@ -367,9 +367,11 @@ async def test_a_job_that_blocks_the_loop_is_named_with_its_stack(
     assert (report.job_id, report.kind) == (handle.id, "test_guard:block")
     assert "hold_the_loop" in report.stack
     assert str(report).startswith(f"job {handle.id} (test_guard:block) blocked the event loop for 0.")
-    (warning,) = [each for each in caplog.records if "has blocked" in each.message]
+    said = f"job {handle.id} (test_guard:block) has blocked the event loop"
+    (warning,) = [
+        each for each in caplog.records if said in each.message
+    ]  # a loaded machine may block it too
     assert warning.levelno == logging.WARNING
-    assert f"job {handle.id} (test_guard:block) has blocked the event loop" in warning.message
     assert "hold_the_loop" in warning.message
     assert warning.job_id == handle.id  # type: ignore[attr-defined]
 
