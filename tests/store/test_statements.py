@@ -165,7 +165,7 @@ READ: dict[str, list[str]] = {
     "promote_jobs": ["queue", "kind", "jobs"],
     "read_version": ["version", "oldest_code"],
     "renew_lease": ["incarnation"],
-    "rescue_jobs": ["rescued", "failed", "cancelled", "forgotten"],
+    "rescue_jobs": ["rescued", "failed", "cancelled", "forgotten", "name", "failed_ids", "failed_kinds"],
     "restore_ballast": ["id"],
     "retry_job": ["queue"],
     "return_jobs": ["id"],

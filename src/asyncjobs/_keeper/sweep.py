@@ -9,7 +9,7 @@ import anyio
 import orjson
 
 from asyncjobs._keeper.vigilance import Vigilance
-from asyncjobs._store.chores import find_orphans, rescue_jobs
+from asyncjobs._store.chores import Rescue, find_orphans, rescue_jobs
 from asyncjobs._store.faults import discreet, is_transient, sqlstate
 from asyncjobs._store.runners import end_frozen, find_suspects
 from asyncjobs._store.session import Session
@@ -87,13 +87,29 @@ class Sweep:
                 "runner %s is dead, and its jobs cannot be taken back: %s", incarnation, discreet(refusal)
             )
             return
-        if any(rescue):  # not when another sweep was faster, or when everything is locked
-            logger.warning(
-                "runner %s is dead: %s of its jobs wait again, %s failed because they took %s runners down, "
-                "%s are cancelled as somebody had asked",
-                incarnation,
-                rescue.waiting,
-                rescue.failed,
-                self._vigilance.max_crashes,
-                rescue.cancelled,
-            )
+        if any(rescue[:4]):  # not when another sweep was faster, or when everything is locked
+            _tell(incarnation, rescue, self._vigilance.max_crashes)
+
+
+def _tell(incarnation: int, rescue: Rescue, max_crashes: int) -> None:
+    """One line for the runner, and one for each job that will not run again by itself."""
+    came = {
+        "run again (one at a time, where they had begun)": rescue.waiting,
+        "failed": rescue.failed,
+        "cancelled, as somebody had asked": rescue.cancelled,
+    }
+    told = ", ".join(f"{count} {what}" for what, count in came.items() if count)
+    logger.warning(
+        "runner %s (%s) died; %s",
+        rescue.name or "that is on no list",
+        incarnation,
+        f"of its jobs, {told}" if told else "it held no jobs",
+    )
+    for job_id, kind in rescue.deadly:
+        logger.error(
+            "job %s (%s) took %s runners down and is failed: it runs again only when somebody retries it",
+            job_id,
+            kind,
+            max_crashes,
+            extra={"job_id": job_id, "kind": kind},
+        )

@@ -76,5 +76,8 @@ select (select count(*) from back) as rescued,
        (select count(*) from gone where final = 14) as failed,
        (select count(*) from gone where final = 12) as cancelled,
        exists (select from forgotten) as forgotten,
+       (select name from asyncjobs.runners where incarnation = $1::bigint) as name,
+       array(select id from gone where final = 14 order by id) as failed_ids,
+       array(select kind from gone where final = 14 order by id) as failed_kinds,
        (select count(asyncjobs.wake(queue)) from (select distinct queue from back) queues) as woken,
        (select count(asyncjobs.notify('asyncjobs:finished', id::text)) from gone where awaited) as told
