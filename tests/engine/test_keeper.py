@@ -121,7 +121,6 @@ async def test_where_no_lock_is_held_the_lease_decides(dsn: str) -> None:
         assert await rescued(other, job_id)
 
 
-@pytest.mark.failure_mode("F83")
 async def test_the_log_names_who_died_and_which_job_is_failed_for_it(
     dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,6 +146,7 @@ async def test_the_log_names_who_died_and_which_job_is_failed_for_it(
     assert caplog.records[-1].job_id == job_id  # type: ignore[attr-defined]
 
 
+@pytest.mark.failure_mode("F83")
 async def test_one_who_cannot_be_rescued_yet_holds_up_nobody(dsn: str) -> None:
     """A job that is locked is left for the next look, and the others are rescued."""
     async with watching(dsn) as other, watching(dsn) as third:
