@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import threading
@@ -165,6 +166,41 @@ def test_a_request_that_fills_a_moment_alone_changes_little() -> None:
     for nth in range(3000):
         flow.tell(1, MOMENT if nth % 10 == 0 else 0.0001, MOMENT)
     assert flow.width >= 1.0
+
+
+async def test_who_waited_for_a_loop_that_was_held_goes_first() -> None:
+    """Between two jobs that block it the loop turns as often as a request needs: not only once."""
+    gate, turns, came = Turnstile(), 0, []
+
+    async def begin(number: int) -> None:
+        if (ticket := gate.enter()) is not None:
+            await ticket
+        came.append(turns)
+        time.sleep(0.05)  # noqa: ASYNC251
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    await asyncio.gather(*(begin(number) for number in range(5)))
+    other.cancel()
+    assert all(later - earlier > 10 for earlier, later in itertools.pairwise(came))
+
+
+async def test_a_closed_turnstile_lets_nobody_in_until_it_opens() -> None:
+    """What is in line waits as well."""
+    gate = Turnstile()
+    gate.is_closed = True
+    tickets = [gate.enter() for _ in range(3)]
+    await asyncio.sleep(10 * turnstile.MOMENT)
+    assert all(ticket is not None and not ticket.done() for ticket in tickets)
+    gate.is_closed = False
+    for ticket in tickets:
+        assert ticket is not None
+        await ticket
 
 
 async def test_who_comes_alone_comes_in_at_once() -> None:

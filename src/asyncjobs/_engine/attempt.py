@@ -212,6 +212,16 @@ class Attempt:
                     job.kind,
                 )
             return Returned(job, LiveState.READY, unburnt=True)
+        if error is self.running.cut_off and not self.running.handed_over:
+            # Nothing was written: an outage must not use up the attempts, whatever its length.
+            logger.warning(
+                "job %s (%s) found no database, and runs again; the attempt does not count: %s",
+                job.id,
+                job.kind,
+                words_of(error),
+            )
+            remembered = error_json(job, error, with_traceback=False)
+            return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True, error=remembered)
         if isinstance(error, asyncio.CancelledError):
             if self.interrupted and self.stopped_for[:1] == ("timeout",):
                 error = _as(

@@ -266,6 +266,8 @@ class Runner:
         return [f"{each.job.id} ({each.job.kind})" for each in attempts if each.thread is not None]
 
     def _open_slots(self, share: float) -> None:
+        if self._turnstile is not None:
+            self._turnstile.is_closed = share == 0
         for pool in self._pools:
             pool.open = math.ceil(pool.size * share)
         self._claimer.slot_freed()
