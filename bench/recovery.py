@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from asyncjobs.embedded import Embedded
 from asyncjobs.embedded.watch import Postmaster
 from bench.proxy import Proxy, proxy_to
 from bench.server import SETTINGS, fresh_database
+from tests.faults.cables import can_make_namespaces, laid_cable, server_at_the_cable
 
 SETTLED = Vigilance().settle + 0.5
 
@@ -118,13 +119,13 @@ class Workers:
     log: Path
     started: list[Worker] = field(default_factory=list)
 
-    async def start(self, *, is_peer: bool, own: str = "", dsn: str = "", **given: Any) -> Worker:
-        """One that is ready."""
+    async def start(
+        self, *, is_peer: bool, own: str = "", dsn: str = "", inside: Sequence[str] = (), **given: Any
+    ) -> Worker:
+        """One that is ready, on the machine that its command starts *inside* of."""
         config = {"dsn": dsn or self.dsn, "own": own, "ends_at_once": is_peer, **given}
-        worker = Worker(
-            subprocess.Popen([sys.executable, "-m", "bench.recovery", str(self.log), json.dumps(config)]),
-            self.log,
-        )
+        command = [*inside, sys.executable, "-m", "bench.recovery", str(self.log), json.dumps(config)]
+        worker = Worker(subprocess.Popen(command), self.log)
         self.started.append(worker)
         await worker.hears("READY")
         return worker
@@ -170,6 +171,26 @@ async def killed(dsn: str, runs: int, **given: Any) -> list[float]:
             await asyncio.sleep(0.3 + random.random())  # not in step with anybody's looks
             at = holder.signal(signal.SIGKILL)
             waits.append(await peer.hears("START", name) - at)
+    return waits
+
+
+async def lost(runs: int) -> list[float]:
+    """From pulling the cable of the machine that runs a job to the job's START in a peer on another: nobody says a word. A
+    machine is a network namespace here, which takes root.
+    """
+    waits = []
+    for run in range(runs):
+        with laid_cable() as cable:
+            async with server_at_the_cable() as ends, workers_on(ends.near, own=True) as workers:
+                name = f"lost {run}"
+                peer = await workers.start(is_peer=True)
+                await asyncio.sleep(SETTLED)
+                there = await workers.start(is_peer=False, own=name, dsn=ends.far, inside=cable.inside)
+                await there.hears("START", name)
+                await asyncio.sleep(0.3 + random.random())
+                at = time.monotonic()
+                cable.pull()
+                waits.append(await peer.hears("START", name) - at)
     return waits
 
 
@@ -400,7 +421,17 @@ async def restarted(times: int) -> tuple[int, int]:
 
 # Everything.
 
-MEASUREMENTS = ("killed", "leases", "terminated", "unheard", "cancelled", "outage", "blocked", "restarts")
+MEASUREMENTS = (
+    "killed",
+    "leases",
+    "lost",
+    "terminated",
+    "unheard",
+    "cancelled",
+    "outage",
+    "blocked",
+    "restarts",
+)
 
 
 async def report(
@@ -413,6 +444,11 @@ async def report(
     if "leases" in names:
         waits = await killed(dsn, max(2, runs // 10), listen=False)
         show("kill -9 to START on a peer, where no lock is held, s", waits)
+    if "lost" in names:
+        if can_make_namespaces():
+            show("its machine lost, to START on a peer, s", await lost(max(2, runs // 5)))
+        else:
+            print("its machine lost: not measured, for that takes root and network namespaces", flush=True)
     if "terminated" in names:
         found = await terminated(dsn, max(2, runs // 5))
         show("SIGTERM to exit with a job that does not end, s", [each.exit for each in found])

@@ -19,6 +19,15 @@ SAYS = {
     "C12": "Nothing is left; processes end in order and log no fault of ours", "C13": "Poison is stopped, innocents are not",
 }  # fmt: skip
 
+MEANS = {
+    "kill": "SIGKILL of a runner; another process takes its place", "end": "SIGTERM of a runner; another process takes its place",
+    "freeze": "SIGSTOP, up to well beyond the lease, then SIGCONT", "cut": "every connection of a runner breaks",
+    "swallow": "nothing of a runner gets through, and nobody is told", "terminate": "`pg_terminate_backend` of about half of all sessions",
+    "terminate-one": "`pg_terminate_backend` of one session", "interrupt": "`pg_cancel_backend` of about half of all sessions",
+    "restart-fast": "Postgres restarts", "restart-immediate": "Postgres restarts without a word, as after a crash",
+    "pause": "a queue is paused", "hold": "a transaction stays open, and its snapshot with it", "vacuum": "of the live jobs, with `analyze`",
+}  # fmt: skip
+
 
 def summary(record: Record, violations: Mapping[str, Sequence[str]]) -> str:
     """For a terminal."""
@@ -96,7 +105,8 @@ def page(record: Record, violations: Mapping[str, Sequence[str]]) -> str:
         "",
         "Everything at once: real processes run jobs while a nemesis kills, freezes, cuts off and restarts what they stand on, by a",
         "schedule drawn from a seed. Then the harm ends, the system drains, and thirteen checks compare what every process saw,",
-        "what happened to every row, and what is stored. This page is written by the command itself.",
+        "what happened to every row, and what is stored. `python3 noxfile.py soak -- --minutes 1` does it on your machine, in some two",
+        "minutes; it ends with `0 violations`, or says what was wrong and where the histories are. This page was written by such a run:",
         "",
         "```text",
         re.sub(r" --(report|folder)[ =]\S+", "", config.get("command", "python -m soak")),
@@ -127,17 +137,17 @@ def page(record: Record, violations: Mapping[str, Sequence[str]]) -> str:
         "",
         "## The harm",
         "",
-        "| fault | times |",
-        "|---|---|",
-        *(f"| {kind} | {faults[kind]} |" for kind in WEIGHTS if faults[kind]),
-        f"| a job that kills its process | {poisoned} |",
+        "| fault | | times |",
+        "|---|---|---|",
+        *(f"| {kind} | {MEANS[kind]} | {faults[kind]} |" for kind in WEIGHTS if faults[kind]),
+        f"| | a job kills its process | {poisoned} |",
         "",
         "`end` counts the runners told to stop when all was done, too.",
         "",
         "## From a death to a new start",
         "",
         "Of the jobs a process held when it was killed. Other faults around it make the others wait until they have settled again;",
-        "a job that is free may still have to wait for a slot.",
+        "a job that is free may still have to wait for a slot, or, if it had begun, for its turn to run alone.",
         "",
         "| | jobs | median | 99th percentile | most |",
         "|---|---|---|---|---|",

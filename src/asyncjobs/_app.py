@@ -401,16 +401,12 @@ class Jobs(Publisher):
         """Claim jobs of *queue* again."""
         await self.ask(views.resume_queue, check_name(queue, "queue"))
 
-    async def limit(
-        self, queue: str, *, concurrency: int | None = None, rate: Rate | None = None
-    ) -> None:
+    async def limit(self, queue: str, *, concurrency: int | None = None, rate: Rate | None = None) -> None:
         """Limit *queue* over all processes: so many of its jobs run at a time, so many begin in a time. With neither, no longer.
 
         It is stored, and holds within a second everywhere; what runs already may finish.
         """
-        await self.ask(
-            limits.limit_queue, check_name(queue, "queue"), *checked_limits(concurrency, rate)
-        )
+        await self.ask(limits.limit_queue, check_name(queue, "queue"), *checked_limits(concurrency, rate))
 
     async def limits(self) -> dict[str, QueueLimit]:
         """The queues that are limited, and how."""

@@ -496,5 +496,7 @@ def test_options_are_checked_where_they_are_written() -> None:
         job(quue="mail")  # type: ignore[call-overload]
     with pytest.raises(InvalidOption, match=r"bare\.set has no option 'quue'; did you mean 'queue'"):
         bare.set(quue="mail")  # type: ignore[call-arg]
-    with pytest.raises(InvalidOption, match=r"welcome\.set has no option 'tennant'; there are app, at, backoff"):
+    with pytest.raises(
+        InvalidOption, match=r"welcome\.set has no option 'tennant'; there are app, at, backoff"
+    ):
         Mailer("a").welcome.set(tennant="mail")  # type: ignore[call-arg]

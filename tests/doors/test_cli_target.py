@@ -156,6 +156,9 @@ async def test_a_database_of_another_name(empty: Shell, dsn: str) -> None:
     assert (done.code, "Postgres refuses the connection" in done.err) == (4, True)
     done = await empty("list", "--dsn", "mysql://localhost/x")
     assert (done.code, "not the address of a Postgres database" in done.err) == (2, True)
+    done = await empty("list", "--dsn", f"{dsn}{'&' if '?' in dsn else '?'}schema=jobs")
+    assert (done.code, 'configuration parameter "schema"' in done.err) == (2, True), done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("words", [["list"], ["pause", "q"]])

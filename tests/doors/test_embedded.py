@@ -726,6 +726,32 @@ async def test_a_killed_server_is_recovered(home):
     assert servers_of(home) == []
 
 
+async def test_a_server_that_was_restarted_by_hand_is_let_be(home):
+    """`pg_ctl restart`: it is neither joined, nor are its files taken from under it; who starts is told what to do."""
+    stayed = Embedded(dir=home)
+    dsn = stayed.start()
+    await ask(dsn, "create table kept ()")
+    arguments = only(each for each in processes_of(home) if each.pid in servers_of(home)).cmdline()
+    os.kill(only(servers_of(home)), signal.SIGQUIT)
+    eventually(lambda: not servers_of(home))
+    owner = home.stat().st_uid
+    by_hand = subprocess.Popen(
+        arguments, user=owner if os.geteuid() == 0 else None, cwd="/", stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: "ready" in (home / "data" / "postmaster.pid").read_text())
+        with pytest.raises(EmbeddedUnavailable, match=f"process {by_hand.pid}, .* by hand"):
+            Embedded(dir=home).start()
+        stayed.stop()
+        assert (home / "data" / "postmaster.pid").exists()
+        assert await ask(dsn, "select count(*) from kept") == 0
+    finally:
+        by_hand.send_signal(signal.SIGINT)
+        by_hand.wait(10)
+    with Embedded(dir=home).running() as dsn:
+        assert await ask(dsn, "select count(*) from kept") == 0
+
+
 async def test_a_killed_server_is_stopped_too(home):
     """`stop` after SIGKILL of the postmaster leaves none of its children behind."""
     embedded = embedded_in(home, keep=False)

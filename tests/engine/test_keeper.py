@@ -121,6 +121,31 @@ async def test_where_no_lock_is_held_the_lease_decides(dsn: str) -> None:
         assert await rescued(other, job_id)
 
 
+async def test_the_log_names_who_died_and_which_job_is_failed_for_it(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process as people know it; of its jobs what became of them, and nothing of what did not happen."""
+    async with watching(dsn) as other:
+        await a_running_job(other, lease=60.0)
+        sweep = Sweep(other.session, Vigilance(look_every=0.02, settle=0.0))
+        await look_for(sweep, 0.1)
+        await enter(other.session, RUNNER, holds_lock=True)
+        await look_for(sweep, 0.1)
+        job_id = await a_running_job(other, lease=60.0)
+        await other.connection.execute("update asyncjobs.live_jobs set crashes = 2 where id = $1", job_id)
+        await look_for(sweep, 0.1)
+    said = [
+        (record.levelname, record.getMessage()) for record in caplog.records if record.name == "asyncjobs"
+    ]
+    assert said == [
+        ("WARNING", f"runner test:1 ({RUNNER}) died; of its jobs, 1 run again (one at a time, where they had begun)"),
+        ("WARNING", f"runner test:1 ({RUNNER}) died; it held no jobs"),
+        ("WARNING", f"runner test:1 ({RUNNER}) died; of its jobs, 1 failed"),
+        ("ERROR", f"job {job_id} (k) took 3 runners down and is failed: it runs again only when somebody retries it"),
+    ]  # fmt: skip
+    assert caplog.records[-1].job_id == job_id  # type: ignore[attr-defined]
+
+
 @pytest.mark.failure_mode("F83")
 async def test_one_who_cannot_be_rescued_yet_holds_up_nobody(dsn: str) -> None:
     """A job that is locked is left for the next look, and the others are rescued."""

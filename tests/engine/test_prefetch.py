@@ -217,7 +217,8 @@ async def test_begun_jobs_are_carried_over_to_the_next_incarnation(dsn: str) -> 
         await store(other.session, *(new_job(MOODY, "default", args='{"slow": true}') for _ in range(2)))
 
         async def stuck() -> bool:
-            return ran["slow"] == 2
+            held = "select count(*) from asyncjobs.live_jobs where runner is not null and id > 0"
+            return ran["slow"] == 2 and await other.connection.fetchval(held) == 2
 
         await eventually_async(stuck)
         runner = runner_of(jobs)

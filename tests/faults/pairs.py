@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,8 @@ class Node:
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
         os.kill(postmaster, how)
         for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
-            os.kill(int(child), how)
+            with suppress(ProcessLookupError):  # it came and went
+                os.kill(int(child), how)
 
     def promote(self) -> None:
         self._run("pg_ctl", "promote", "-w", "-D", self.data)

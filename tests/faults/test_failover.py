@@ -64,6 +64,13 @@ async def test_jobs_go_on_after_a_promotion(
     await in_thread(processes.start, vigilance=DEFAULTS)
     await enqueue(primary, fault("sleep", "through", seconds=away + 5), fault("sleep", "later", seconds=0))
     await in_thread(processes.wait_for, "END", "later")
+    async with watching(primary.dsn()) as other:
+
+        async def is_stored() -> bool:
+            stored: int = await other.connection.fetchval("select count(*) from asyncjobs.finished_jobs")
+            return stored == 1
+
+        await eventually_async(is_stored)
     await caught_up(primary)
     await in_thread(primary.stop, "immediate")
     await asyncio.sleep(away)

@@ -1045,3 +1045,29 @@ async def test_a_session_that_is_supplied_may_be_committed_by_the_job(
             with pytest.raises(JobFailed, match="rolled back"):
                 await not_committed.result(timeout=10)
     assert await witness.ledger() == ["committed"]
+
+
+@job(kind=f"{HERE}:writes_once", backoff=Constant(0), max_attempts=1)
+async def writes_once() -> str:
+    """Has one attempt, and needs the database."""
+    async with current_job().transaction() as connection:
+        await connection.execute("select 1")
+        current_job().result = "done"
+    return "done"
+
+
+@pytest.mark.failure_mode("F55")
+async def test_a_transaction_that_cannot_be_begun_costs_no_attempt(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No connection is to be had, for whatever reason and time: nothing was done yet, so nothing is counted."""
+    monkeypatch.setattr("asyncjobs._store.opening.CONNECT_TIMEOUT", 0.1)
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool, Jobs(pool=pool).running():
+        handle = await writes_once.later()
+        async with pool.acquire():
+
+            async def tried_twice() -> bool:
+                return sum("found no database" in record.getMessage() for record in caplog.records) >= 2
+
+            await eventually_async(tried_twice)
+        assert await handle.result(timeout=20) == "done"

@@ -160,6 +160,25 @@ async def test_a_frozen_process_writes_nothing_when_it_comes_back(
     assert (jobs["transaction"]["crashes"], jobs["plain"]["crashes"]) == (1, 1)
 
 
+@pytest.mark.failure_mode("F07")
+async def test_a_process_that_never_goes_on_does_not_keep_its_jobs(
+    processes: Processes, other: Watcher
+) -> None:
+    """The server believes in its session for ever: others end it, when it has said nothing for long."""
+    zombie = await in_thread(processes.start)
+    await store(other.session, fault("sleep", "held", seconds=1.0))
+    await in_thread(processes.wait_for, "START", "held")
+    zombie.freeze()
+    healthy = await in_thread(
+        processes.start,
+        vigilance={"look_every": 0.1, "settle": 0.2, "lease": 0.5, "renew_every": 0.1, "frozen": 2.0},
+    )
+    await until_finished(other, 1)
+    assert processes.said("START", by=healthy) != []
+    jobs = await jobs_by_name(other)
+    assert (jobs["held"]["state"], jobs["held"]["crashes"]) == ("completed", 1)
+
+
 @pytest.mark.failure_mode("F11")
 async def test_a_blocked_loop_is_not_a_dead_process(processes: Processes, other: Watcher) -> None:
     """Its lease runs out, but the server holds its lock: nobody takes its jobs."""

@@ -130,9 +130,11 @@ def test_a_kind_is_not_inherited() -> None:
 def test_one_typed_dict_says_the_words() -> None:
     """Checkers and the run time know the same words."""
     assert set(JobOptions.__annotations__) == JOB_WORDS
-    assert set(DefinitionOptions.__annotations__) == DEFINITION_WORDS == JOB_WORDS | {
-        "kind", "placement", "keep", "keep_failed", "overtime"
-    }
+    assert (
+        set(DefinitionOptions.__annotations__)
+        == DEFINITION_WORDS
+        == JOB_WORDS | {"kind", "placement", "keep", "keep_failed", "overtime"}
+    )
     assert set(LaterOptions.__annotations__) == LATER_WORDS == JOB_WORDS | {"on", "jobs", "delay", "at"}
 
 

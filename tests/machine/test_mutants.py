@@ -33,6 +33,12 @@ def tell(story: Callable[[Play], None]) -> None:
     machine.teardown()
 
 
+def told(each: Mutant, said: str | None, began: float) -> str:
+    """For who watches: a mutant that breaks something is as it should be."""
+    became = "GETS THROUGH" if said is None else f"is noticed ({said})"
+    return f"the mutant {each.name!r} {became}, in {time.perf_counter() - began:.1f} s"
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.failure_mode("F74", "F75", "F76", "F81")
 @pytest.mark.parametrize("story", STORIES)
@@ -43,7 +49,7 @@ def test_a_story_is_as_the_model_says_and_no_mutant_gets_through_it(stage: Stage
     for each in MUTANTS.get(story, []):
         began = time.perf_counter()
         said = noticed(lambda: tell(STORIES[story]), each)
-        print(f"{each.name}: {said}, in {time.perf_counter() - began:.2f} s")
+        print(told(each, said, began))
         if said is None:
             survivors.append(each.name)
     assert survivors == []
@@ -61,7 +67,7 @@ def test_at_random_most_mutants_are_noticed_too(stage: Stage) -> None:
     for each in mutants:
         began = time.perf_counter()
         said = noticed(lambda: run_state_machine_as_test(Machine, settings=budget), each)
-        print(f"at random, {each.name}: {said}, in {time.perf_counter() - began:.1f} s", flush=True)
+        print("at random,", told(each, said, began), flush=True)
         survivors += [each.name] if said is None else []
     assert len(survivors) < len(mutants) / 2, survivors
 

@@ -344,7 +344,9 @@ async def test_each_role_can_do_its_work_and_no_more(roles: Roles) -> None:
         assert (seen.state, seen.args, seen.result) == (JobState.COMPLETED, {"name": "plain"}, "plain")
         assert await jobs.list_jobs()
         assert await jobs.count_jobs()
-        assert {each.kind for each in await jobs.stats()} <= {"test_roles:work"}  # the one retried may have run
+        assert {each.kind for each in await jobs.stats()} <= {
+            "test_roles:work"
+        }  # the one retried may have run
         assert await jobs.states() == []
         assert await jobs.paused_queues() == set()
     assert await allowed(roles.runner, FORBIDDEN_TO_A_RUNNER) == []
@@ -374,9 +376,7 @@ async def test_an_enqueuer_may_publish_and_still_reads_none(roles: Roles) -> Non
 @pytest.mark.security("SEC-S5")
 async def test_an_enqueuer_may_store_unique_jobs_and_still_reads_none(roles: Roles) -> None:
     """With the block of SECURITY.md for it: in a transaction, with a window, and when one is met."""
-    (grants,) = [
-        block.code for block in blocks_of(PAGE.read_text("utf-8")) if "unique_windows" in block.code
-    ]
+    (grants,) = [block.code for block in blocks_of(PAGE.read_text("utf-8")) if "unique_windows" in block.code]
     async with connected(roles.owner) as owner:
         await owner.execute(grants.replace("app_enqueuer", urlsplit(roles.enqueuer).username or ""))
     async with Jobs(roles.enqueuer), connected(roles.enqueuer) as connection:

@@ -216,7 +216,9 @@ async def test_a_claim_whose_view_is_older_than_another_takes_nothing(dsn: str, 
         got: list[Any] = []
 
         async def claim_late() -> None:
-            got.append(await other.connection.fetchrow(late, [""], ["k"], *CAUTION, SOMEBODY_ELSE, *EVERY_PRIORITY))
+            got.append(
+                await other.connection.fetchrow(late, [""], ["k"], *CAUTION, SOMEBODY_ELSE, *EVERY_PRIORITY)
+            )
 
         tasks.start_soon(claim_late)
 

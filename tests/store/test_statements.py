@@ -144,6 +144,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "find_horizon": lambda s: claims.is_past_horizon(s, 3),
     "find_orphans": chores.find_orphans,
     "find_overdue": lambda s: clearing.find_overdue(s, 5.0),
+    "end_frozen": lambda s: runners.end_frozen(s, RUNNER, 600.0),
     "find_suspects": lambda s: runners.find_suspects(s, RUNNER),
     "finish_jobs": lambda s: claims.finish_jobs(
         s, RUNNER, [Finished(a_job(), FinalState.FAILED, 0.5, "1", "why", '{"attempt": 1}')]
@@ -155,7 +156,9 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "hold_probe": lambda s: probes.hold_probe(s, -5),
     "hold_row": lambda s: probes.hold_row(s, -5),
     "insert_finished": lambda s: intake.insert_finished(
-        s, a_full_job(), Finished(None, FinalState.COMPLETED, 0.1, result="1")  # type: ignore[arg-type]
+        s,
+        a_full_job(),
+        Finished(None, FinalState.COMPLETED, 0.1, result="1"),  # type: ignore[arg-type]
     ),
     "insert_job": lambda s: intake.insert_job(s, a_full_job()),
     "insert_jobs": lambda s: intake.insert_jobs(s, [new_job()]),
@@ -257,6 +260,7 @@ READ: dict[str, list[str]] = {
     "find_locked": ["id"],
     "find_orphans": ["runner"],
     "find_overdue": ["queue", "count", "oldest", "paused"],
+    "end_frozen": ["incarnation", "pg_terminate_backend"],
     "find_suspects": ["incarnation", "lease_over"],
     "finish_jobs": ["id"],
     "get_job": JOB,
@@ -320,7 +324,7 @@ READ: dict[str, list[str]] = {
     "publish_event": ["id", "queue", "kind"],
     "renew_lease": ["incarnation"],
     "renew_subscriptions": ["name"],
-    "rescue_jobs": ["rescued", "failed", "cancelled", "forgotten"],
+    "rescue_jobs": ["rescued", "failed", "cancelled", "forgotten", "name", "failed_ids", "failed_kinds"],
     "restore_ballast": ["id"],
     "resume_schedule": ["name"],
     "retry_job": ["queue"],

@@ -332,6 +332,8 @@ async def once() -> None:
     await indexed.set(unique=3).later(1)  # type: ignore[arg-type]  # pyright: ignore
     Unique("user", until="never")  # type: ignore[arg-type]  # pyright: ignore
     Unique("user", on_conflict="ignore")  # type: ignore[arg-type]  # pyright: ignore
+
+
 described(on=None)  # type: ignore[call-arg]  # pyright: ignore
 
 
@@ -434,7 +436,15 @@ slots_of: dict[str, int] = {"default": 20}
 Jobs("", queues=slots_of)
 Jobs("", queues={"default": 20, "mail": None})
 Jobs("", queues={("exports", "mail"): 2, "*": 20})
-Jobs("", queues=registry, slots="10,30,any", min_priority=-5, max_priority=5, reserved=0, poll=timedelta(days=1))
+Jobs(
+    "",
+    queues=registry,
+    slots="10,30,any",
+    min_priority=-5,
+    max_priority=5,
+    reserved=0,
+    poll=timedelta(days=1),
+)
 Jobs("", slots=[10, None])
 Jobs("", slots=2.5)  # type: ignore[arg-type]  # pyright: ignore
 Jobs("", queues=["default"])  # type: ignore[arg-type]  # pyright: ignore
@@ -473,7 +483,9 @@ async def settled() -> None:
 # The message bus.
 
 
-@subscribe("user_changed", where={"plan": "pro", "email": Is.PRESENT, "name": re.compile("^A")}, queue="index")
+@subscribe(
+    "user_changed", where={"plan": "pro", "email": Is.PRESENT, "name": re.compile("^A")}, queue="index"
+)
 async def reindex(user_id: int, event: Event) -> str:
     return f"{user_id} {event['plan']} {event.published_at:%c}"
 

@@ -158,7 +158,9 @@ def _refusal(values: Mapping[str, tuple[Any, Any]], what: str, error: Exception)
         if trouble is not None:
             inner = f"{name} is " if trouble.path else ""
             if trouble.value is None and (name + trouble.path).endswith((" id", "_id", ".id")):
-                trouble = attrs.evolve(trouble, why=f"{trouble.why} (the id of a new row is None until it is flushed)")
+                trouble = attrs.evolve(
+                    trouble, why=f"{trouble.why} (the id of a new row is None until it is flushed)"
+                )
             path = trouble.path if len(trouble.path) <= 100 else trouble.path[:100] + "…"
             place = f"{name}{path} ({inner}declared {_name(declared)})"
             return InvalidInput(

@@ -244,15 +244,35 @@ class Attempt:
                     job.kind,
                 )
             return Returned(job, LiveState.READY, unburnt=True)
+        if self._is_cut_off(error):
+            return self._found_no_database(error)
         return self._failed(self._plain(error))
 
     def error_in(self, raised: BaseException) -> BaseException | None:
-        """The error that fails the attempt; None where none does: a verb was said, or somebody stopped it."""
+        """The error that fails the attempt; None where none does: a verb was said, somebody stopped it, Postgres is away."""
         if self.running.completed or "cancel" in self.stopped_for or isinstance(raised, Verb):
+            return None
+        if self._is_cut_off(raised):
             return None
         if self.interrupted and self.stopped_for[:1] == ("shutdown",):
             return None
         return self._plain(raised)
+
+    def _is_cut_off(self, error: BaseException) -> bool:
+        """*error* is that a transaction of the job's own could not be begun: nothing was written."""
+        return error is self.running.cut_off and not self.running.handed_over
+
+    def _found_no_database(self, error: BaseException) -> Returned:
+        """An outage must not use up the attempts, whatever its length."""
+        job = self.job
+        logger.warning(
+            "job %s (%s) found no database, and runs again; the attempt does not count: %s",
+            job.id,
+            job.kind,
+            words_of(error),
+        )
+        remembered = error_json(job, error, with_traceback=False)
+        return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True, error=remembered)
 
     def _plain(self, error: BaseException) -> BaseException:
         """*error*, or in words what it means that the job was cancelled."""

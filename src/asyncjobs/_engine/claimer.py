@@ -521,7 +521,9 @@ class Claimer:
                     pool = only[job.queue] = pools[0]
                 else:
                     pool = next((each for each in pools if left.get(each, 0) and each.takes(job)), None)
-                    if pool is None:  # two pools of some of the same queues, each promised what the other has room for
+                    if (
+                        pool is None
+                    ):  # two pools of some of the same queues, each promised what the other has room for
                         homeless.append(job)
                         continue
                     left[pool] -= 1

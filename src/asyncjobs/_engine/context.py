@@ -8,7 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from contextvars import Context, ContextVar
 from datetime import datetime
 from typing import Any, Protocol
@@ -28,7 +34,14 @@ from asyncjobs._store.connection import Connection
 from asyncjobs._store.foreign import Joined, explained, join
 from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
-from asyncjobs.errors import AlreadyCompleted, InvalidInput, InvalidOption, LeaseLost, WrongConnection
+from asyncjobs.errors import (
+    AlreadyCompleted,
+    DatabaseUnavailable,
+    InvalidInput,
+    InvalidOption,
+    LeaseLost,
+    WrongConnection,
+)
 
 logger = logging.getLogger("asyncjobs")
 
@@ -88,7 +101,8 @@ class CurrentJob(Protocol):
 
         Set `result` before its end. Raises LeaseLost at its end when another runner holds the job by now, and AlreadyCompleted
         when the job was completed inside it or before; then everything written in it is rolled back. In `needed()` it is a
-        plain one: there is nothing to complete yet.
+        plain one: there is nothing to complete yet. Raises DatabaseUnavailable when it cannot be begun; a job that lets it pass
+        runs again, and the attempt does not count.
         """
 
     async def complete(self, *, on: Any, result: Any = None) -> None:
@@ -114,6 +128,7 @@ class RunningJob:
     is_asked = False  #: `needed()` looks whether there is something to do: nothing can be completed yet
     completed = False  #: by a transaction that is known to be committed
     handed_over = False  #: by `complete`, in a transaction somebody else ends
+    cut_off: Exception | None = None  #: why a transaction of its own could not be begun
     _owner = 0  #: the id of that transaction's connection, which is not kept alive
     _is_open: Callable[[], bool] = staticmethod(lambda: False)
 
@@ -176,7 +191,12 @@ class RunningJob:
                 yield joined.connection
             return
         self._check_open(None)
-        async with transaction(self._jobs, self._has_committed) as joined:
+        async with AsyncExitStack() as stack:
+            try:
+                joined = await stack.enter_async_context(transaction(self._jobs, self._has_committed))
+            except DatabaseUnavailable as error:
+                self.cut_off = error
+                raise
             yield joined.connection
             await self._settle(joined, self.result)
 

@@ -179,6 +179,7 @@ class Patience:
     async def wait_after(self, error: Exception) -> None:
         """Wait, longer each time. An error that is not the server's is logged with its traceback, always."""
         self._failures += 1
+        reason = str(error) or f"no answer within {self.answer:g} s"  # a TimeoutError says nothing
         if isinstance(error, TimeoutError):
             self._answer = min(self.answer * 2, LONGEST_ANSWER)
             self._slow_until = time.monotonic() + SLOW_FOR
@@ -186,5 +187,5 @@ class Patience:
             logger.error("%s failed, and goes on", self._what, exc_info=discreet(error))
         elif self._failures == 1 or (isinstance(error, UnfitServer) and not self._is_unfit):
             self._is_unfit = isinstance(error, UnfitServer)
-            logger.warning("%s lost Postgres and goes on when it is back: %s", self._what, error)
+            logger.warning("%s lost Postgres and goes on when it is back: %s", self._what, reason)
         await anyio.sleep(RECONNECT.delay(self._failures, random.random()).total_seconds())

@@ -22,6 +22,7 @@ MORE, FEWER = 1.03, 0.96  #: from one moment to the next
 WEIGHT = 0.05  #: of the newest moment: a request alone may fill one
 BURST = 0.0012  #: seconds of work that may enter together
 LEAST, MOST = 0.7, 50.0  #: jobs in a moment
+HELD = 0.020  #: seconds a moment may last before requests, which waited as long, go first
 MOST_IN_LINE = 50  #: jobs of a pool: what is in line here nobody else can run
 
 
@@ -56,6 +57,8 @@ class Turnstile:
         self._since = 0.0  #: when the moment began: on the monotonic clock
         self._worked = 0.0  #: how long this thread had, when it began
         self._entered = 0  #: since then
+        self._lets_pass = False  #: those who waited for a loop that was held
+        self.is_closed = False  #: nobody enters until it is quick again
         self._turns = False  #: there is a timer
 
     def enter(self) -> asyncio.Future[None] | None:
@@ -64,7 +67,7 @@ class Turnstile:
         if not self._turns:
             self._turns = True
             self._turn_later(loop)
-        if self._room >= 1 and not self._waiting:
+        if self._room >= 1 and not self._waiting and not self.is_closed:
             self._room -= 1
             self._entered += 1
             return None
@@ -78,11 +81,25 @@ class Turnstile:
         loop.call_later(MOMENT, self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        elapsed = time.monotonic() - self._since
         if self._waiting:  # else nobody can say whether more would be too many
-            self._flow.tell(self._entered, time.thread_time() - self._worked, time.monotonic() - self._since)
-        most = max(self._flow.width, 1.0)  # what nobody came for is not saved up
-        moments = (time.monotonic() - self._since) / MOMENT  # timers come late
-        self._room = min(self._room + self._flow.width * moments, most)
+            self._flow.tell(self._entered, time.thread_time() - self._worked, elapsed)
+        # Requests that waited for a loop that was held take several turns of it: they go first, once.
+        self._lets_pass = elapsed > HELD and not self._lets_pass
+        came = 0 if self.is_closed or self._lets_pass else self._let_in(elapsed / MOMENT)  # timers come late
+        self._turns = bool(self._waiting) or self._room < self._most
+        if self._turns:
+            self._turn_later(loop)
+            self._entered = came
+
+    @property
+    def _most(self) -> float:
+        """Room that nobody came for is not saved up."""
+        return max(self._flow.width, 1.0)
+
+    def _let_in(self, moments: float) -> int:
+        """Those who may enter after so many moments; how many they are."""
+        self._room = min(self._room + self._flow.width * moments, self._most)
         came = 0
         while self._waiting and self._room >= 1:
             ticket = self._waiting.popleft()
@@ -90,7 +107,4 @@ class Turnstile:
                 ticket.set_result(None)
                 self._room -= 1
                 came += 1
-        self._turns = bool(self._waiting) or self._room < most
-        if self._turns:
-            self._turn_later(loop)
-            self._entered = came
+        return came

@@ -9,17 +9,19 @@ import anyio
 import orjson
 
 from asyncjobs._keeper.vigilance import Vigilance
-from asyncjobs._store.chores import find_orphans, rescue_jobs
+from asyncjobs._store.chores import Rescue, find_orphans, rescue_jobs
 from asyncjobs._store.faults import discreet, is_transient, sqlstate
 from asyncjobs._store.locks import sweep_locks
-from asyncjobs._store.runners import find_suspects
+from asyncjobs._store.runners import end_frozen, find_suspects
 from asyncjobs._store.session import Session
 
 logger = logging.getLogger("asyncjobs")
 
 ORPHANS_EVERY = 60.0  #: seconds; looking for them reads every claimed job
 LOCKS_EVERY = 2.0
-HANDED_OVER = 60.0  #: seconds a job has to be claimed in once a lock was handed over to it; then it is the next one's
+HANDED_OVER = (
+    60.0  #: seconds a job has to be claimed in once a lock was handed over to it; then it is the next one's
+)
 
 
 class Sweep:
@@ -30,7 +32,7 @@ class Sweep:
         self._vigilance = vigilance
         self._began_at = anyio.current_time()
         self._suspected_at: dict[int, float] = {}
-        self._orphans_at = self._locks_at = self._began_at
+        self._orphans_at = self._frozen_at = self._locks_at = self._began_at
 
     async def look(self, incarnation: int, ours: Collection[int] = ()) -> None:
         """One look; rescues whoever is dead beyond doubt. Locks of *ours* look free to the session that holds them."""
@@ -55,6 +57,29 @@ class Sweep:
             self._orphans_at = now
             for orphan in await find_orphans(self._session):
                 await self._rescue(orphan)
+        if settled and now - self._frozen_at >= self._vigilance.frozen / 10:
+            self._frozen_at = now
+            await self._end_frozen(incarnation)
+
+    async def _end_frozen(self, incarnation: int) -> None:
+        """Of those that stand still the lock is freed; a later look finds them dead."""
+        try:
+            ended = await end_frozen(self._session, incarnation, self._vigilance.frozen)
+        except Exception as refusal:
+            if is_transient(refusal) or sqlstate(refusal) is None:
+                raise
+            logger.error(  # noqa: TRY400 -- the server's words say it all
+                "a runner stands still and keeps its jobs, and its session cannot be ended: %s; kill its process, or let this "
+                "role end its sessions (grant pg_signal_backend)",
+                discreet(refusal),
+            )
+            return
+        for frozen in ended:
+            logger.warning(
+                "runner %s has said nothing for more than %g s and holds its lock: its session is ended, and its jobs run again",
+                frozen,
+                self._vigilance.frozen,
+            )
 
     async def _sweep_locks(self) -> None:
         try:
@@ -80,13 +105,29 @@ class Sweep:
                 "runner %s is dead, and its jobs cannot be taken back: %s", incarnation, discreet(refusal)
             )
             return
-        if any(rescue):  # not when another sweep was faster, or when everything is locked
-            logger.warning(
-                "runner %s is dead: %s of its jobs wait again, %s failed because they took %s runners down, "
-                "%s are cancelled as somebody had asked",
-                incarnation,
-                rescue.waiting,
-                rescue.failed,
-                self._vigilance.max_crashes,
-                rescue.cancelled,
-            )
+        if any(rescue[:4]):  # not when another sweep was faster, or when everything is locked
+            _tell(incarnation, rescue, self._vigilance.max_crashes)
+
+
+def _tell(incarnation: int, rescue: Rescue, max_crashes: int) -> None:
+    """One line for the runner, and one for each job that will not run again by itself."""
+    came = {
+        "run again (one at a time, where they had begun)": rescue.waiting,
+        "failed": rescue.failed,
+        "cancelled, as somebody had asked": rescue.cancelled,
+    }
+    told = ", ".join(f"{count} {what}" for what, count in came.items() if count)
+    logger.warning(
+        "runner %s (%s) died; %s",
+        rescue.name or "that is on no list",
+        incarnation,
+        f"of its jobs, {told}" if told else "it held no jobs",
+    )
+    for job_id, kind in rescue.deadly:
+        logger.error(
+            "job %s (%s) took %s runners down and is failed: it runs again only when somebody retries it",
+            job_id,
+            kind,
+            max_crashes,
+            extra={"job_id": job_id, "kind": kind},
+        )

@@ -10,7 +10,8 @@ class Vigilance:
     """The times of the protocol, in seconds. All that hold between processes are told to the others in the tables.
 
     A runner that holds a lock and dies is missed within two looks. One whose host is gone holds its lock until Postgres has
-    waited for its answer (some 6 s: `prepare_session.sql`). One that holds no lock is missed when its lease is over.
+    waited for its answer (some 6 s: `prepare_session.sql`). One that holds no lock is missed when its lease is over. One whose
+    process stands still, and holds its lock all the same, is missed after `frozen`.
     """
 
     #: Between looks for the dead, and for requests that no notification brought. A free lock is believed at the second
@@ -21,6 +22,10 @@ class Vigilance:
     #: How long a runner that holds no lock is believed alive: four renewals, so that three may go astray.
     lease: float = 20.0
     renew_every: float = 5.0
+
+    #: How long a lock is believed of a runner that renews nothing: of a process that was stopped and never went on. A call that
+    #: keeps the interpreter to itself for so long looks the same.
+    frozen: float = 600.0
 
     #: After connecting, a free lock or an old lease proves nothing: a restarted server has freed every lock at once, and a
     #: long absence has let every lease run out. Five times the longest pause between two tries to connect again.

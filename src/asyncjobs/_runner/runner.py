@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Any
@@ -70,7 +70,9 @@ class Settings:
     name: str | None = None  #: in the list of runners; None: host:pid
     standalone: bool = False  #: this process serves no requests: there is nothing to give way to
     schedules: Declared = attrs.field(factory=Declared)
-    beside: Sequence[Callable[[], Awaitable[None]]] = ()  #: what else goes on as long as jobs run here
+    beside: Sequence[
+        Callable[[], Coroutine[Any, Any, None]]
+    ] = ()  #: what else goes on as long as jobs run here
 
 
 class Runner:
@@ -286,6 +288,8 @@ class Runner:
         return [f"{each.job.id} ({each.job.kind})" for each in attempts if each.thread is not None]
 
     def _open_slots(self, share: float) -> None:
+        if self._turnstile is not None:
+            self._turnstile.is_closed = share == 0
         for pool in self._pools:
             pool.open = math.ceil(pool.size * share)
         self._claimer.slot_freed()

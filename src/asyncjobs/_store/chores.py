@@ -20,16 +20,18 @@ class Rescue(NamedTuple):
     failed: int  #: they killed too many runners
     cancelled: int  #: somebody had asked to stop them
     forgotten: bool  #: the incarnation holds nothing any more, and is off the list
+    name: str | None  #: of the runner, as people know it: host and process
+    deadly: tuple[tuple[int, str], ...]  #: id and kind of those that failed
 
 
 async def rescue_jobs(
     session: Session, incarnation: int, *, blame: bool, max_crashes: int, error: str
 ) -> Rescue:
     """Take back what *incarnation* held; with *blame*, a job it had begun gets a crash on its record."""
-    waiting, failed, cancelled, forgotten, *_ = await session.fetchrow(
+    waiting, failed, cancelled, forgotten, name, ids, kinds, *_ = await session.fetchrow(
         "rescue_jobs", incarnation, max_crashes, error, blame
     )
-    return Rescue(waiting, failed, cancelled, forgotten)
+    return Rescue(waiting, failed, cancelled, forgotten, name, tuple(zip(ids, kinds, strict=True)))
 
 
 async def find_orphans(session: Session) -> list[int]:

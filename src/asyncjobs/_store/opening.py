@@ -82,7 +82,8 @@ class unavailable:  # noqa: N801 -- reads as a word: `with unavailable():`
             raise DatabaseUnavailable(
                 f"Postgres refuses the connection: {error}; check the DSN given to Jobs"
             ) from error
-        if isinstance(error, asyncpg.ClientConfigurationError):
+        unknown_setting = isinstance(error, asyncpg.UndefinedObjectError | asyncpg.InvalidParameterValueError)
+        if isinstance(error, asyncpg.ClientConfigurationError) or unknown_setting:
             raise InvalidOption(f"the DSN cannot be used: {error}") from error
         if isinstance(error, Exception) and is_transient(error):
             raise DatabaseUnavailable(

@@ -51,6 +51,11 @@ async def find_suspects(session: Session, incarnation: int) -> list[Suspect]:
     return [Suspect(*row) for row in await session.fetch("find_suspects", incarnation)]
 
 
+async def end_frozen(session: Session, incarnation: int, after: float) -> list[int]:
+    """End the sessions of runners that hold their lock and have said nothing for *after* seconds: which."""
+    return [frozen for frozen, ended in await session.fetch("end_frozen", incarnation, after) if ended]
+
+
 async def forget_runner(session: Session, incarnation: int) -> None:
     """Take an incarnation that ended in good order off the list."""
     await session.execute("forget_runner", incarnation)

@@ -30,7 +30,9 @@ async def list_jobs(
 ) -> list[Job]:
     """Jobs, newest first."""
     words = None if states is None else [state.value for state in states]
-    return [rows.job(row) for row in await session.fetch("list_jobs", words, queues, kinds, before, limit, tags)]
+    return [
+        rows.job(row) for row in await session.fetch("list_jobs", words, queues, kinds, before, limit, tags)
+    ]
 
 
 async def count_jobs(session: Session) -> dict[str, dict[JobState, int]]:

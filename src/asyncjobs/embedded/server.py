@@ -235,6 +235,11 @@ class Embedded:
                 try:
                     if launched:
                         raise EmbeddedUnavailable(f"Postgres did not start. {_last_words(self.dir)}")
+                    if (pid := watch.stranger(self.dir)) is not None:
+                        raise EmbeddedUnavailable(
+                            f"process {pid}, a Postgres that was started by hand, runs on {self.dir / watch.DATA}; "
+                            "stop it (pg_ctl stop), or connect to it by its own DSN"
+                        )
                     self._launch(run_as, dead)
                     launched = True
                 finally:

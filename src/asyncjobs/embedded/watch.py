@@ -125,9 +125,10 @@ def leave(home: Path) -> bool:
     try:
         ephemeral = (home / EPHEMERAL).exists()
         stop_server(home, in_order=not ephemeral)
-        remove_sockets(home)
-        if ephemeral:
-            discard(home)
+        if stranger(home) is None:
+            remove_sockets(home)
+            if ephemeral:
+                discard(home)
     finally:
         os.close(alone)
     return True
@@ -156,6 +157,21 @@ def stop_server(home: Path, *, in_order: bool) -> None:
             told.add(order)
         time.sleep(TICK)
     os.close(free)
+
+
+def stranger(home: Path) -> int | None:
+    """The pid of a server on these data that somebody started by hand (`pg_ctl restart`): it does not hold our lock."""
+    try:
+        pid = int((home / DATA / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (OSError, ValueError):
+        return None
+    import psutil  # noqa: PLC0415 - rarely needed, and not small
+
+    with contextlib.suppress(psutil.Error, ValueError, OverflowError):
+        process = psutil.Process(pid)
+        if process.name().startswith("postgres") and process.cwd() == os.path.realpath(home / DATA):
+            return pid
+    return None
 
 
 def end_orphans(home: Path) -> None:
