@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import cached_property
@@ -154,7 +154,7 @@ class Publisher(Enqueuer):
         """As long as a runner runs."""
         await self._registrar.run()
 
-    def heartbeats(self, made_up_for: Duration | None) -> tuple[Callable[[], Awaitable[None]], ...]:
+    def heartbeats(self, made_up_for: Duration | None) -> tuple[Callable[[], Coroutine[Any, Any, None]], ...]:
         """What sees to it that every minute is published, if it shall be; missed ones up to so long ago."""
         if made_up_for is None:
             return ()
