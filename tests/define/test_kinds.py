@@ -224,7 +224,7 @@ def test_a_script_may_be_imported_by_the_server_it_starts(tmp_path: Path) -> Non
             import app
             from asyncjobs._define import registry
             assert registry.find("app:Export").cls is app.Export
-            print(*sorted(registry.known_kinds()))
+            print(*sorted(kind for kind in registry.known_kinds() if not kind.startswith('asyncjobs:')))
         """)
     )
     assert python("app.py", at=tmp_path) == ["app:Export app:send"]
@@ -237,7 +237,7 @@ def test_a_spawned_process_knows_the_script_by_the_same_name(tmp_path: Path) -> 
         + textwrap.dedent("""
         def child():
             from asyncjobs._define import registry
-            print(__name__, *sorted(registry.known_kinds()), flush=True)
+            print(__name__, *sorted(kind for kind in registry.known_kinds() if not kind.startswith('asyncjobs:')), flush=True)
 
         if __name__ == "__main__":
             import multiprocessing
@@ -252,5 +252,5 @@ def test_a_spawned_process_knows_the_script_by_the_same_name(tmp_path: Path) -> 
 
 def test_without_a_file_the_kind_is_main(tmp_path: Path) -> None:
     """In a shell there is no module anybody else could import, and the same process still finds its own."""
-    code = "from asyncjobs import Later\nclass A(Later): ...\nfrom asyncjobs._define import registry\nprint(*registry.known_kinds())"
+    code = "from asyncjobs import Later\nclass A(Later): ...\nfrom asyncjobs._define import registry\nprint(*(kind for kind in registry.known_kinds() if not kind.startswith('asyncjobs:')))"
     assert python("-c", code, at=tmp_path) == ["__main__:A"]
