@@ -220,8 +220,7 @@ class Attempt:
                 job.kind,
                 words_of(error),
             )
-            remembered = error_json(job, error, with_traceback=False)
-            return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True, error=remembered)
+            return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True)
         if isinstance(error, asyncio.CancelledError):
             if self.interrupted and self.stopped_for[:1] == ("timeout",):
                 error = _as(
