@@ -50,9 +50,9 @@ class Jobs(Enqueuer):
     slots (those with None share *slots*); without it every queue is served, by *slots* slots in all (20). *connect* opens
     the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
     what jobs depend on. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
-    stopping takes; *payload_limit* is in bytes of JSON.
-    *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
-    hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
+    stopping takes; *payload_limit* is in bytes of JSON. *guard* says how jobs give way to requests. Durations are timedeltas or
+    seconds. What works with the database is found out by trying (`modes`); *listen* decides it by hand: False needs no session
+    of its own, as behind a transaction pooler, and jobs are polled for.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class Jobs(Enqueuer):
         """Enqueue and run jobs. Postgres may be down: they run as soon as it is back.
 
         *queues* and *slots* stand in, this once, for those the Jobs was made with. *standalone*: this process serves no
-        requests, so that jobs give way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing, SchemaTooOld or
-        SchemaTooNew, and InvalidOption for a dependency nobody provides.
+        requests, so that jobs give way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing,
+        SchemaTooOld or SchemaTooNew, and InvalidOption for a dependency nobody provides.
         """
         settings = self._settings_for(queues, slots)
         if standalone:
