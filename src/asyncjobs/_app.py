@@ -71,12 +71,15 @@ class Jobs(Publisher):
     *min_priority* and *max_priority* bound what this process runs. Of the slots that queues share, *reserved* take them in
     turns, whatever their weights. *connect* opens
     the runner's own connections, where passwords rotate; one of them on an event loop of the keeper's own. *provide* makes
-    what jobs depend on. *middleware* is around each enqueue and each run, the outermost first, and *context* travels from one to the
-    other. No attempt takes longer than *timeout*, unless its kind may; *run* says when jobs run, as the option of that name; *transactional*: what would not join a transaction of its caller's is refused; *traceback_limit* characters are kept of what failed it.
-    *schedules* repeat: those of an *application*, where several share a database. *heartbeat*: every minute is an event; those missed in the time it says are made up for. *keep* and *keep_failed* say how long finished jobs stay; *shutdown_timeout* is the most time
-    stopping takes; *payload_limit* is in bytes of JSON.
-    *guard* says how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying (`modes`); *listen* decides it by
-    hand: False needs no session of its own, as behind a transaction pooler, and jobs are polled for.
+    what jobs depend on. *middleware* is around each enqueue and each run, the outermost first, and *context* travels from
+    one to the other. No attempt takes longer than *timeout*, unless its kind may; *run* says when jobs run, as the option of
+    that name; *transactional*: what would not join a transaction of its caller's is refused; *traceback_limit* characters
+    are kept of what failed it. *schedules* repeat: those of an *application*, where several share a database. *heartbeat*:
+    every minute is an event; those missed in the time it says are made up for. *keep* and *keep_failed* say how long
+    finished jobs stay; *shutdown_timeout* is the most time stopping takes; *payload_limit* is in bytes of JSON. *guard* says
+    how jobs give way to requests. Durations are timedeltas or seconds. What works with the database is found out by trying
+    (`modes`); *listen* decides it by hand: False needs no session of its own, as behind a transaction pooler, and jobs are
+    polled for.
     """
 
     def __init__(
@@ -187,9 +190,9 @@ class Jobs(Publisher):
         """Enqueue and run jobs. Postgres may be down: they run as soon as it is back.
 
         *queues*, *slots*, *min_priority*, *max_priority* and *poll* stand in, this once, for those the Jobs was made with.
-        *name*: in the list of runners, instead of host:pid. *standalone*: this process serves no
-        requests, so that jobs give way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing, SchemaTooOld or
-        SchemaTooNew, and InvalidOption for a dependency nobody provides.
+        *name*: in the list of runners, instead of host:pid. *standalone*: this process serves no requests, so that jobs give
+        way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing, SchemaTooOld or SchemaTooNew,
+        and InvalidOption for a dependency nobody provides.
         """
         settings = self._settings_for(queues, slots, min_priority, max_priority)
         if poll is not None:

@@ -106,24 +106,28 @@ def test_a_pool_without_connections_closes_slots_too() -> None:
 # Many at once.
 
 
+class Turns:
+    """How often the loop has turned, for others."""
+
+    count = 0
+
+    async def go_on(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+
 async def test_jobs_that_begin_together_enter_a_few_at_a_time() -> None:
     """In between the loop turns, and serves others; and all get in."""
-    gate = Turnstile()
-    turn, entered = 0, Counter[int]()
+    gate, turns, entered = Turnstile(), Turns(), Counter[int]()
 
     async def begin() -> None:
         if (ticket := gate.enter()) is not None:
             await ticket
-        entered[turn] += 1
+        entered[turns.count] += 1
         time.sleep(0.001)  # noqa: ASYNC251
 
-    async def others() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(others())
+    other = asyncio.create_task(turns.go_on())
     await asyncio.gather(*(begin() for _ in range(100)))
     other.cancel()
     assert sum(entered.values()) == 100
@@ -170,21 +174,15 @@ def test_a_request_that_fills_a_moment_alone_changes_little() -> None:
 
 async def test_who_waited_for_a_loop_that_was_held_goes_first() -> None:
     """Between two jobs that block it the loop turns as often as a request needs: not only once."""
-    gate, turns, came = Turnstile(), 0, []
+    gate, turns, came = Turnstile(), Turns(), list[int]()
 
     async def begin(number: int) -> None:
         if (ticket := gate.enter()) is not None:
             await ticket
-        came.append(turns)
+        came.append(turns.count)
         time.sleep(0.05)  # noqa: ASYNC251
 
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(others())
+    other = asyncio.create_task(turns.go_on())
     await asyncio.gather(*(begin(number) for number in range(5)))
     other.cancel()
     assert all(later - earlier > 10 for earlier, later in itertools.pairwise(came))

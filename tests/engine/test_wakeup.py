@@ -48,7 +48,7 @@ async def note(name: str) -> None:
 
 @job(kind=WORK)
 async def work(name: str) -> None:
-    await asyncio.sleep(0.003)
+    await asyncio.sleep(0.02)
     began[name] = time.perf_counter()
 
 
@@ -148,7 +148,7 @@ async def test_nobody_is_notified_when_nobody_is_idle(dsn: str) -> None:
 @pytest.mark.failure_mode("F63")
 async def test_a_stream_of_jobs_is_not_a_stream_of_notifications(dsn: str) -> None:
     """Enqueued one by one by several at once, faster than they are run, most jobs find the runner awake."""
-    several, each = 8, 120
+    several, each = 8, 300
     names = [[f"{number} {nth}" for nth in range(each)] for number in range(several)]
     async with running(dsn, slots=2), watching(dsn) as third, AsyncExitStack() as stack:
         await third.listen()
@@ -160,7 +160,7 @@ async def test_a_stream_of_jobs_is_not_a_stream_of_notifications(dsn: str) -> No
                 await insert_job(other.session, new_job(WORK, "default", args=f'{{"name": "{name}"}}'))
 
         await asyncio.gather(*map(enqueue, others, names))
-        await eventually_async(these_have_begun(*itertools.chain(*names)))
+        assert len(began) < several * each / 2, "they were not enqueued faster than they ran"
         assert len(await third.hears_all_that_was_said()) < several * each / 2
 
 

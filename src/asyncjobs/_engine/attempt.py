@@ -271,8 +271,7 @@ class Attempt:
             job.kind,
             words_of(error),
         )
-        remembered = error_json(job, error, with_traceback=False)
-        return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True, error=remembered)
+        return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True)
 
     def _plain(self, error: BaseException) -> BaseException:
         """*error*, or in words what it means that the job was cancelled."""

@@ -31,6 +31,7 @@ from asyncjobs._engine.link import Patience, link
 from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
 from asyncjobs._engine.solitude import LONGEST, Solitude
+from asyncjobs._engine.turnstile import GATHER
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.urgency import Urgency
@@ -60,7 +61,6 @@ from asyncjobs._store.source import Source
 logger = logging.getLogger("asyncjobs")
 
 LOOK_EVERY = 1.0  #: seconds between looks around while busy: new lanes, paused queues, forgotten marks
-GATHER = 0.020  #: where jobs give way: how long freed slots gather, unless they are half of all
 KEEP_ANNOUNCED = 0.050
 HORIZON_FROM, HORIZON_TO = 0.002, 0.050
 
@@ -279,7 +279,7 @@ class Claimer:
         return rooms
 
     def _is_gathering(self) -> bool:
-        """A claim for one slot costs the event loop as much as one for all of them, and requests wait for it."""
+        """Where jobs give way, freed slots gather, unless they are half of all."""
         return time.monotonic() < self._claimed_at + self._gather and all(
             2 * pool.free < pool.open for pool in self._pools
         )

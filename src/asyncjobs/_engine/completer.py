@@ -16,6 +16,7 @@ import orjson
 
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.link import Patience, link
+from asyncjobs._engine.turnstile import GATHER
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Kept, Outcome, Returned
 from asyncjobs._store.claims import A_BATCH, Claim, find_finished, find_locked, finish_jobs, return_jobs
@@ -26,7 +27,6 @@ from asyncjobs._store.source import Source
 logger = logging.getLogger("asyncjobs")
 
 AGAIN_AFTER = 5.0  #: seconds until what the database refused, though nothing is wrong with it, is tried again
-GATHER = 0.020  #: seconds in which outcomes gather where jobs give way: a statement for each would cost requests more
 
 
 class Completer:

@@ -23,6 +23,7 @@ WEIGHT = 0.05  #: of the newest moment: a request alone may fill one
 BURST = 0.0012  #: seconds of work that may enter together
 LEAST, MOST = 0.7, 50.0  #: jobs in a moment
 HELD = 0.020  #: seconds a moment may last before requests, which waited as long, go first
+GATHER = 0.020  #: seconds in which freed slots gather, and outcomes: a statement for each would cost the loop as much as one for all
 MOST_IN_LINE = 50  #: jobs of a pool: what is in line here nobody else can run
 
 
