@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -12,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OLDEST_NOX = "2025.10.14"
+SOME_FAILED = 1  # pytest's exit code; tests that were not run, after a crash, have another
 
 
 def main() -> None:
@@ -80,19 +83,27 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
     session.install("-e", f".{extras}", *nox.project.dependency_groups(GROUPS, *groups))
 
 
-def run(session: nox.Session, *command: str, **env: str) -> None:
+def run(session: nox.Session, *command: str, success_codes: Sequence[int] = (0,), **env: str) -> None:
     # Seconds to stop after Ctrl-C: nox's own 0.3 are fewer than a web server, or a test, needs to tidy up.
-    session.run(*command, env=env, interrupt_timeout=5, terminate_timeout=20)
+    session.run(*command, env=env, success_codes=success_codes, interrupt_timeout=5, terminate_timeout=20)
 
 
 def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
-    """Two processes, each with a Postgres of its own, a file at a time: most tests wait for other processes."""
+    """Two processes, each with a Postgres of its own, a file at a time: most tests wait for other processes.
+
+    In CI, what failed beside the others is run once more, alone, and both runs are shown: the machines there are shared.
+    """
+    in_ci, notes = bool(os.environ.get("CI")), Path(session.create_tmp()) / "pytest"
+    failed = notes / "v" / "cache" / "lastfailed"
+    failed.unlink(missing_ok=True)
     # One order of sets in both, which must find the same tests. A process that a timeout ended is not replaced: the others
     # would wait for its tests for ever.
-    run(
-        session, "python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "--max-worker-restart", "0",
-        *arguments, *session.posargs, PYTHONHASHSEED="0", **env,
-    )  # fmt: skip
+    command = ["python", "-m", "pytest", "-o", f"cache_dir={notes}", "--max-worker-restart", "0"]
+    beside = [*command, "-n", "2", "--dist", "loadfile", *arguments, *session.posargs]
+    run(session, *beside, success_codes=[0, SOME_FAILED] if in_ci else [0], PYTHONHASHSEED="0", **env)
+    if failed.exists() and (names := json.loads(failed.read_text())):
+        session.warn(f"{len(names)} failed beside the others, and are run alone: {', '.join(names)}")
+        run(session, *command, "--last-failed", *arguments, *session.posargs, PYTHONHASHSEED="0", **env)
 
 
 @nox.session

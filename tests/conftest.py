@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any
 
 import pytest
 
 from asyncjobs import Jobs
 from tests.postgres import Cluster, Databases, cluster_for_tests, databases_of
 
+LONGEST_TEARDOWN = 60.0  # seconds
+CRASHED = pytest.StashKey[bool]()
+STDERR = pytest.StashKey[int]()  # what is said there is seen, whatever of a test's words is captured
 
-def pytest_configure() -> None:
-    """A shell has its background jobs ignore SIGINT, and so would every process that tests start inherit it."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STDERR] = os.dup(2)
+    # A shell has its background jobs ignore SIGINT, and so would every process that tests start inherit it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """A test that failed has no timeout any more: tidying up after it might hang the run, and nobody would know where."""
+    faulthandler.dump_traceback_later(LONGEST_TEARDOWN, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A process that crashed leaves tests out: that is not the exit code of tests that failed."""
+    if error is not None:
+        node.config.stash[CRASHED] = True
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.stash.get(CRASHED, False):
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 @pytest.fixture(scope="session")
