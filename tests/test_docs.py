@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -22,8 +23,12 @@ NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
 async def test_a_page_works(path: Path, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of the page runs, in order, and commands say what the page says."""
-    async with run_page(path, dsn, tmp_path, monkeypatch) as page:
-        await page.run()
+
+    async def from_top_to_bottom() -> None:
+        async with run_page(path, dsn, tmp_path, monkeypatch) as page:
+            await page.run()
+
+    await asyncio.create_task(from_top_to_bottom())  # with context variables of its own, which a page may set
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)

@@ -252,7 +252,7 @@ def test_only_the_embedded_server_starts_programs() -> None:
     assert starters == {"embedded"}
 
 
-READING = {"list", "show", "count", "demo", "migrate", "perform", "check"}
+READING = {"list", "show", "count", "demo", "migrate", "perform", "check", "schedules"}
 RUNNING = {"run", "work-off", "enqueue"}
 CHANGING = {"retry", "cancel", "pause", "resume", "clear"}
 
@@ -263,6 +263,9 @@ async def test_no_verb_changes_what_is_not_named(dsn: str) -> None:
     assert set(command.commands) == READING | RUNNING | CHANGING
     for verb in CHANGING:
         done = await ask(verb, ASYNCJOBS_DSN=dsn)
+        assert (done.exit_code, "which" in done.output) == (2, True), done.output
+    for verb in ("run", "pause", "resume", "delete"):
+        done = await ask("schedules", verb, ASYNCJOBS_DSN=dsn)
         assert (done.exit_code, "which" in done.output) == (2, True), done.output
     words = [["cancel", "*"], ["cancel", "0"], ["cancel", "-1"], ["retry", "1 or 1=1"], ["cancel", "1;drop"]]
     for hostile in words:

@@ -47,13 +47,14 @@ def test_the_core_depends_on_seven_distributions() -> None:
 
 @pytest.mark.security("SEC-S14")
 def test_what_is_imported_is_declared() -> None:
-    """By the core, its seven; by a door, those of its extra as well; SQLAlchemy and psycopg only where their user has them."""
+    """By the core, its seven; by a door, those of its extra as well; SQLAlchemy, psycopg and OpenTelemetry only where their user has them."""
     extras = PROJECT["project"]["optional-dependencies"]
     allowed = {
         "cli": {"rich"},
         "embedded": {name_of(each) for each in extras["embedded"]},
         "demo": {name_of(each) for each in extras["demo"] if "asyncjobs" not in each} | {"rich"},
         "_store": {"sqlalchemy", "psycopg"},
+        "_enqueue": {"opentelemetry"},
     }
     undeclared = {room: names - CORE - allowed.get(room, set()) for room, names in imported().items()}
     assert {room: names for room, names in undeclared.items() if names} == {}

@@ -39,6 +39,7 @@ class NowJob(NoJob):
     """The job that runs at once, as it sees itself: without an id, in nobody's slot."""
 
     completed = handed_over = awaits_commit = is_asked = False
+    cut_off = None
     result_type: Any = Any
 
     def __init__(self, job: ClaimedJob) -> None:
