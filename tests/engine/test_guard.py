@@ -263,8 +263,8 @@ async def test_a_job_that_is_stopped_before_its_first_step_leaves_its_slot(dsn: 
     async with running(dsn) as jobs:
         runner = runner_of(jobs)
         (pool,) = runner._pools
-        runner._begin(claimed(), pool)
-        (attempt,) = runner._attempts.values()
+        runner._attempts.begin(claimed(), pool)
+        (attempt,) = runner._attempts
         attempt.stop(reason)
 
         async def over() -> bool:

@@ -251,7 +251,7 @@ async def idle(jobs: Jobs, proxy: Proxy) -> Line:
     claimer = runner_of(jobs)._claimer
 
     async def asleep() -> bool:
-        return claimer.is_drained and bool(claimer._announced) and claimer._own_xid is None
+        return claimer.is_asleep
 
     await eventually_async(asleep)
     (line,) = proxy.claimers()
@@ -406,7 +406,7 @@ async def test_a_job_on_a_dead_network_is_cancelled_at_once(dsn: str, source: st
             await ask.later("asks")
             await begun("asks")
             proxy.die()
-            (attempt,) = runner_of(jobs)._attempts.values()
+            (attempt,) = runner_of(jobs)._attempts
             asked_at = time.monotonic()
             attempt.stop("cancel")
             assert attempt.task is not None

@@ -25,7 +25,7 @@ from asyncjobs._guard.watch import Watch
 from asyncjobs._keeper.keeper import Keeper
 from asyncjobs._keeper.thread import KeeperThread
 from asyncjobs._keeper.vigilance import Vigilance
-from asyncjobs._runner.runner import Runner
+from asyncjobs._runner.attempts import Attempts
 from asyncjobs._store.claims import finish_jobs
 from asyncjobs._upkeep.janitor import Janitor
 from asyncjobs.embedded import TEST_SETTINGS, Embedded
@@ -545,15 +545,15 @@ async def test_a_job_that_could_not_be_begun_is_not_lost(
     dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault of ours between claim and begin: the job goes back, unburnt, and no slot is lost with it."""
-    begin, failed = Runner._attempt, list[int]()
+    run, failed = Attempts._run, list[int]()
 
-    def fail_twice(self: Runner, attempt: Any, pool: Any) -> Any:
+    def fail_twice(self: Attempts, attempt: Any, pool: Any) -> Any:
         if len(failed) < 2:
             failed.append(attempt.job.id)
             raise RuntimeError("a bug")
-        return begin(self, attempt, pool)
+        return run(self, attempt, pool)
 
-    monkeypatch.setattr(Runner, "_attempt", fail_twice)
+    monkeypatch.setattr(Attempts, "_run", fail_twice)
     async with Jobs(dsn, slots=1).running():
         handle = await Task(1).later("quick")
         assert await handle.result(timeout=10) == 1

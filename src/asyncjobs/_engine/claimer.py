@@ -3,66 +3,45 @@
 Falling asleep, on the claimer's own connection:
 
 1. a claim from the start of every lane comes back empty, and a look around finds no lane with a job;
-2. announce: take the shared lock that enqueuers probe (`asyncjobs.wake`), and a transaction id of one's own;
-3. claim again, at growing intervals, until every transaction is over that may have probed before (find_horizon.sql);
-4. sleep until a notification, a wake-up from this process, the next due job, or the poll: the net below it all.
-
-While jobs keep coming the announcement stands for 50 ms more, so that a trickle costs no locking; under load it is
-withdrawn, and enqueuing sends no notifications at all.
+2. announce it, and make sure that nobody looked just before (`announcement`);
+3. sleep until a notification, a wake-up from this process, the next due job, or the poll: the net below it all.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import attrs
 
 from asyncjobs._define.registry import is_standalone
+from asyncjobs._engine.alarm import Alarm
+from asyncjobs._engine.announcement import HORIZON_TO, KEEP_ANNOUNCED, Announcement
 from asyncjobs._engine.doubts import Doubts
+from asyncjobs._engine.grip import Grip
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.lanes import Lanes
 from asyncjobs._engine.limits import Limits
 from asyncjobs._engine.link import Patience, link
 from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
-from asyncjobs._engine.slots import EVERY_QUEUE, Pool
-from asyncjobs._engine.solitude import LONGEST, Solitude
+from asyncjobs._engine.slots import Pool
+from asyncjobs._engine.solitude import Solitude
+from asyncjobs._engine.suspects import Suspects
 from asyncjobs._engine.turnstile import GATHER
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.urgency import Urgency
 from asyncjobs._store.chores import promote_jobs
-from asyncjobs._store.claims import (
-    A_BATCH,
-    Caution,
-    Claim,
-    Suspect,
-    adopt_jobs,
-    announce_idle,
-    begin_jobs,
-    claim_jobs,
-    claim_suspect,
-    is_past_horizon,
-    look_around,
-    seek_suspect,
-    take_turn,
-    wake_others,
-    withdraw_idle,
-)
-from asyncjobs._store.limits import admit_jobs, find_limits
-from asyncjobs._store.locks import acquire_locks, settle_locks
+from asyncjobs._store.claims import A_BATCH, Caution, begin_jobs, claim_jobs, look_around, wake_others
+from asyncjobs._store.limits import find_limits
+from asyncjobs._store.locks import settle_locks
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
 logger = logging.getLogger("asyncjobs")
 
 LOOK_EVERY = 1.0  #: seconds between looks around while busy: new lanes, paused queues, forgotten marks
-KEEP_ANNOUNCED = 0.050
-HORIZON_FROM, HORIZON_TO = 0.002, 0.050
 
 
 @attrs.frozen
@@ -103,19 +82,28 @@ class Claimer:
         self._kinds = kinds
         self._rhythm = rhythm
         self._begin_in = begin  #: a slot of the pool is free for the job
-        self._claimed = claimed  #: told of every job this runner answers for from now
         self._release = release  #: takes jobs that are not to begin here
-        self.sent = self.answered = 0  #: claims
         self._session: Session | None = None
         self._lanes = Lanes(pools, registry)
-        self._urgency = Urgency(  #: what some slot takes
-            min(pool.urgency.first for pool in pools), max(pool.urgency.last for pool in pools)
-        )
         self.failures = 0  #: of turns, one after the other
+        self._alarm = Alarm()
+        self._grip = Grip(identity, self._lanes, claimed, release)
         self._solitude = Solitude(pools, is_empty, caution)
+        self._suspects = Suspects(
+            pools,
+            self._solitude,
+            self._grip,
+            kinds=kinds,
+            urgency=Urgency(  # what some slot takes
+                min(pool.urgency.first for pool in pools), max(pool.urgency.last for pool in pools)
+            ),
+            begin=lambda job: begin(job, self._lanes.pools_of(job.queue)[-1]),
+            release=release,
+            wake=self.wake,
+            is_quiet=lambda: self._quiet,
+        )
         self._gather = GATHER if gives_way else 0.0
         self._claimed_at = 0.0  #: when the reply of the last claim came
-        self._changed = asyncio.Event()  # not anyio's: set and cleared for every job
         self._quiet = False
         self._begun: dict[int, ClaimedJob] = {}  # prefetched jobs that run: what runners.begun says
         self._unknown: set[str] = set()
@@ -131,13 +119,10 @@ class Claimer:
         self._looked_at = 0.0
         self._due_at: float | None = None
         self._patient_until = 0.0  #: nothing was to be promoted, though it was due
-        self._announced: set[str] = set()
-        self._hungry_at = 0.0  #: when the slots last had nothing to do
-        self._own_xid: int | None = None  #: to be waited out before sleeping
-        self._doubts = Doubts()
-        self._limits = self._lanes.limits = Limits()
-        self._paused: frozenset[str] = frozenset()
-        self._pause = 0.0
+        self._announcement = Announcement(self._pools, self._lanes, self._alarm)
+        self._grip.doubts = Doubts()
+        self._lanes.limits, self._lanes.paused_by_hand = Limits(), frozenset()
+        self._alarm.calm()
 
     # From the rest of the runner.
 
@@ -145,15 +130,15 @@ class Claimer:
         """There may be jobs: in these lanes, or anywhere."""
         self._lanes.see(lanes, time.monotonic())
         self._drained = False
-        self._pause = 0.0
-        self._changed.set()
+        self._alarm.calm()
+        self._alarm.ring()
 
     def slot_freed(self) -> None:
         """A job has left its slot."""
         if self._left:
             self._drained = False
         if not self._is_gathering() or any(pool.prefetched for pool in self._pools):
-            self._changed.set()
+            self._alarm.ring()
 
     def ended(self, job_id: int) -> None:
         """A job runs no more."""
@@ -166,13 +151,13 @@ class Claimer:
         if job.id in self._returning:  # nobody tells: it may be the only one there is
             self._returning.discard(job.id)
             self.wake()
-        if self._limits and job.queue in self._limits:
+        if job.queue in self._lanes.limits:
             self.look_again()
 
     def emptied(self) -> None:
         """This runner answers for no job any more."""
         if self._solitude.is_closed:
-            self._changed.set()
+            self._alarm.ring()
 
     def look_again(self) -> None:
         """A queue was paused or resumed."""
@@ -181,13 +166,13 @@ class Claimer:
 
     def unanswered(self) -> None:
         """The claim under way is done, and its reply does not come: give its connection up."""
-        if self._session is not None and self.sent > self.answered:
+        if self._session is not None and self._grip.sent > self._grip.answered:
             self._session.connection.terminate()  # type: ignore[attr-defined]
 
     def quiet(self) -> None:
         """Claim nothing more, from this moment on."""
         self._quiet = True
-        self._changed.set()
+        self._alarm.ring()
 
     def is_hungry(self, queue: str) -> bool:
         """It takes a job of *queue* as soon as it is woken, or wakes others if it cannot after all."""
@@ -206,6 +191,21 @@ class Claimer:
     def is_drained(self) -> bool:
         """The last claim found nothing, nothing waits for a slot, and nothing was heard of since."""
         return self._drained and not self._left and not self._solitude.waits and not self._solitude.is_closed
+
+    @property
+    def is_asleep(self) -> bool:
+        """Nothing is there to be claimed, and whoever enqueues wakes this runner."""
+        return self.is_drained and self._announcement.stands
+
+    @property
+    def sent(self) -> int:
+        """How many claims were sent."""
+        return self._grip.sent
+
+    @property
+    def answered(self) -> int:
+        """How many of them were answered, and what they brought is held."""
+        return self._grip.answered
 
     # The loop.
 
@@ -237,24 +237,24 @@ class Claimer:
     async def _turn(self, session: Session) -> None:
         """One turn: begin what waits for a slot, claim what there is room for, or sleep."""
         incarnation = await self._identity.known()
-        self._changed.clear()
+        self._alarm.silence()
         now = time.monotonic()
         if self._quiet:
-            await self._changed.wait()
+            await self._alarm.wait(self._rhythm.poll)
             return
-        await self._withdraw_when_busy(session)
+        await self._announcement.withdraw(session, drained=self._drained)
         if self._promised:
             await self._wake_others(session)
         began = await self._begin(session, incarnation)
         self._give_back_what_waited_too_long()
         if self._due_at is not None and now >= self._due_at:
             await self._promote(session)
-        if (now - self._looked_at > LOOK_EVERY and not self._drained) or self._limits.is_due(now):
+        if (now - self._looked_at > LOOK_EVERY and not self._drained) or self._lanes.limits.is_due(now):
             self._drained = False
             await self._look(session)
-        if self._doubts.are_due(now):
-            await settle_locks(session, self._doubts.look_at(now))
-        if self._solitude.concerns(now) and await self._is_kept_for_a_suspect(session, incarnation):
+        if self._grip.doubts.are_due(now):
+            await settle_locks(session, self._grip.doubts.look_at(now))
+        if self._solitude.concerns(now) and await self._suspects.keep_others_away(session, incarnation):
             await self._sleep()
             return
         rooms = self._rooms()
@@ -316,9 +316,9 @@ class Claimer:
         claimed: list[ClaimedJob] = []
         if requests:
             begin = all(room <= pool.free for pool, room in rooms.items())
-            with self._awaited():
+            with self._grip.awaited():
                 claimed = await claim_jobs(session, requests, incarnation, begin=begin)
-                jobs = await self._hold_with_locks(session, incarnation, claimed)
+                jobs = await self._grip.take(session, incarnation, claimed)
             self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
                 self._release(jobs)
@@ -340,7 +340,7 @@ class Claimer:
             and lane.queue not in self._lanes.paused
             and any(self._may_take(pool, lane, rooms, asked) for pool in self._pools)
         ]
-        closed = self._limits.closed
+        closed = self._lanes.limits.closed
         self._left = bool(waiting) or any(lane.queue in closed and lane.kind in kinds for lane in found)
         if not waiting:
             self._solitude.nothing_else()
@@ -348,7 +348,7 @@ class Claimer:
             return True
         if any(self._may_take(pool, lane, rooms, asked) for lane in waiting for pool in rooms):
             return True
-        self._drained = not self._changed.is_set()
+        self._drained = not self._alarm.is_ringing
         if self._drained:
             self._promised.clear()
         return not self._drained
@@ -356,81 +356,6 @@ class Claimer:
     def _may_take(self, pool: Pool, lane: Lane, rooms: Mapping[Pool, int], asked: Container[Lane]) -> bool:
         """Whether what was seen in *lane* may be for *pool*: one that takes only some was just told that it is not."""
         return pool.serves(lane.queue) and not (pool.is_choosy and pool in rooms and lane in asked)
-
-    # Suspects.
-
-    async def _is_kept_for_a_suspect(self, session: Session, incarnation: int) -> bool:
-        """Run a suspect alone, if it can be; True while this runner takes no other job."""
-        solitude = self._solitude
-        now = time.monotonic()
-        if solitude.suspect is not None:
-            if not solitude.is_empty():
-                if solitude.is_closed and solitude.may_share(now):
-                    self._open()
-                return solitude.is_closed
-            solitude.ended()
-            if not solitude.is_closed or solitude.has_been_closed_for_long(now):
-                self._open()
-                return False
-        if not solitude.is_closed and not solitude.is_empty() and solitude.is_patient(now):
-            solitude.later(now)
-            return False
-        queues = sorted({queue for pool in self._pools if pool.open for queue in pool.queues})
-        kinds = sorted(self._kinds())
-        solitude.waits = await seek_suspect(session, queues, kinds, solitude.caution, self._urgency)
-        if not solitude.waits:
-            self._open(stay=0.0)
-            solitude.later(now)
-            return False
-        if solitude.is_empty():
-            with self._awaited():
-                found = await claim_suspect(
-                    session, incarnation, queues, kinds, solitude.caution, urgency=self._urgency
-                )
-                jobs = await self._hold_with_locks(session, incarnation, [found.job] if found else [])
-            return self._begin_alone(found if jobs else None)
-        if solitude.is_closed:
-            if solitude.is_in_vain(now):
-                self._open(stay=3.0)
-            return solitude.is_closed
-        seconds = await take_turn(session, LONGEST)
-        if seconds is None:
-            solitude.later(now)
-            return False
-        logger.info(
-            "no jobs begin here for up to %.0f s, so that one can run alone that may be what kills runners",
-            seconds,
-        )
-        self._release(solitude.close(now, seconds))
-        self._changed.set()
-        return True
-
-    def _begin_alone(self, suspect: Suspect | None) -> bool:
-        solitude = self._solitude
-        now = time.monotonic()
-        if suspect is None:  # another runner was faster
-            self._open()
-            solitude.later(now)
-            return False
-        if self._quiet:  # told so while this claim was under way
-            self._release([suspect.job])
-            return True
-        logger.info(
-            "job %s (%s) was running when %s of its runners died: it runs alone",
-            suspect.job.id,
-            suspect.job.kind,
-            suspect.crashes,
-        )
-        solitude.close(now)
-        solitude.begins(now, suspect)
-        self._changed.set()  # others must hear of what this runner had promised to take
-        self._begin_in(suspect.job, self._lanes.pools_of(suspect.job.queue)[-1])
-        return True
-
-    def _open(self, *, stay: float = 1.0) -> None:
-        if self._solitude.is_closed:
-            self._solitude.open(time.monotonic(), stay=stay)
-            self.wake()
 
     async def _wake_others(self, session: Session) -> None:
         """More was committed here than this runner has slots for: those who are idle were not notified of it."""
@@ -442,54 +367,6 @@ class Claimer:
         if full:
             self._promised -= full
             await wake_others(session, sorted(full))
-
-    @contextmanager
-    def _awaited(self) -> Iterator[None]:
-        """Around every claim, from sending it until what it brought is held."""
-        self.sent += 1
-        try:
-            yield
-        finally:
-            self.answered = self.sent
-
-    async def _hold_with_locks(
-        self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]
-    ) -> list[ClaimedJob]:
-        """Those of *jobs* that may begin: a job with a lock that others have is not this runner's any more, and waits."""
-        keyed = [job for job in jobs if job.lock_key is not None]
-        limited = [job for job in jobs if job.queue in self._limits] if self._limits else ()
-        if not keyed and not limited:
-            return await self._hold(session, incarnation, jobs)
-        blocked: frozenset[int] = frozenset()
-        back: set[int] = set()
-        if keyed:
-            acquired = await acquire_locks(session, incarnation, keyed)
-            self._doubts.add(
-                {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
-            )
-            blocked = acquired.blocked
-            back = {job.id for job in keyed} - acquired.held - blocked
-        asking = [job for job in limited if job.id not in blocked and job.id not in back]
-        if asking:
-            admitted = await admit_jobs(session, incarnation, asking)
-            self._limits.took(asking, admitted)
-            self._lanes.paused = self._paused | self._limits.closed
-            back |= {job.id for job in asking} - admitted
-        held = await self._hold(session, incarnation, [job for job in jobs if job.id not in blocked])
-        self._release(job for job in held if job.id in back)
-        return [job for job in held if job.id not in back]
-
-    async def _hold(self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
-        """Answer for *jobs*, which were claimed under *incarnation*; should the keeper have changed it meanwhile, for those it
-        brought over, or that can be brought over still.
-        """
-        held = list(jobs)
-        while not self._identity.hold(incarnation, functools.partial(self._claimed, held)):
-            new = await self._identity.known()
-            adopted = await adopt_jobs(session, incarnation, new, [Claim(job.id, job.token) for job in held])
-            held = [job for job in held if job.id in adopted]
-            incarnation = new
-        return held
 
     def _hand_out(self, jobs: Sequence[ClaimedJob], rooms: Mapping[Pool, int], *, begin: bool) -> None:
         prefetched: dict[Pool, list[ClaimedJob]] = {}
@@ -548,11 +425,10 @@ class Claimer:
         lanes, due, paused, suspects, limited = await look_around(session)
         allowances = await find_limits(session) if limited else ()
         now = self._looked_at = time.monotonic()
-        self._limits.saw(now, allowances)
+        self._lanes.limits.saw(now, allowances)
         self._solitude.saw(now, suspects=suspects)
         self._due_at = None if due is None else max(now + due, self._patient_until)
-        self._paused = paused
-        self._lanes.paused = paused | self._limits.closed
+        self._lanes.paused_by_hand = paused
         self._lanes.forget_old(now)
         known = self._kinds()
         served = [lane for lane in lanes if self._lanes.are_served(lane.queue)]
@@ -580,88 +456,34 @@ class Claimer:
     # Sleeping.
 
     async def _ready_to_sleep(self, session: Session) -> bool:
-        """Announce that this runner is idle, and make sure that nobody looked for it just before."""
-        if not self._identity.modes.hears:
+        """Enqueuers know of this runner, and nobody looked for it just before."""
+        if not self._identity.modes.hears or await self._announcement.is_heard(session):
             return True
-        self._hungry_at = time.monotonic()
-        missing = self._queues_with_free_slots() - self._announced
-        if missing:
-            refused, self._own_xid = await announce_idle(session, sorted(missing))
-            self._announced |= missing - set(refused)
-            if refused:
-                await self._wait_longer()
-            self._drained = False  # claim once more, now that enqueuers can see us
-            return False
-        if self._own_xid is not None:
-            past = await is_past_horizon(session, self._own_xid)
-            if past:
-                self._own_xid = None
-            else:
-                await self._wait_longer()
-            self._drained = False
-            return False
-        return True
-
-    async def _wait_longer(self) -> None:
-        """Each time, until something happens."""
-        self._pause = min(max(self._pause * 2, HORIZON_FROM), HORIZON_TO)
-        await self._wait(self._pause)
-
-    def _queues_with_free_slots(self) -> set[str]:
-        return {
-            queue
-            for pool in self._pools
-            if pool.free > 0
-            for queue in pool.queues
-            if queue == EVERY_QUEUE or queue not in self._lanes.paused
-        }
-
-    def _announced_in_vain(self) -> set[str]:
-        """Queues this runner is said to be idle on, and is not."""
-        return self._announced - self._queues_with_free_slots() if self._drained else self._announced
-
-    async def _withdraw_when_busy(self, session: Session) -> None:
-        busy = self._announced_in_vain()
-        if not busy:
-            self._hungry_at = time.monotonic()
-        elif time.monotonic() - self._hungry_at > KEEP_ANNOUNCED:
-            await withdraw_idle(session, sorted(busy))
-            self._announced -= busy
+        self._drained = False
+        return False
 
     async def _sleep(self) -> None:
         """Until something happens, a job is due, or it is time to look."""
         if self._identity.modes.hears:
             limit = self._rhythm.poll
         else:
-            limit = self._pause = min(max(self._pause * 2, self._rhythm.poll_from), self._rhythm.poll_to)
+            limit = self._alarm.longer(self._rhythm.poll_from, self._rhythm.poll_to)
         if self._due_at is not None:
             limit = min(limit, max(0.0, self._due_at - time.monotonic()))
         for pool in self._pools:
             if pool.prefetched:
                 limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))
-        limit = min(limit, self._solitude.wait(time.monotonic()), self._doubts.wait(), self._limits.wait())
+        limit = min(
+            limit, self._solitude.wait(time.monotonic()), self._grip.doubts.wait(), self._lanes.limits.wait()
+        )
         if self._is_gathering():
             limit = min(limit, max(0.0, self._claimed_at + self._gather - time.monotonic()))
-        hungry = not self._announced_in_vain()
+        hungry = not self._announcement.in_vain(drained=self._drained)
         if not hungry:
             limit = min(limit, KEEP_ANNOUNCED)
-        woken = await self._wait(limit)
+        woken = await self._alarm.wait(limit)
         if hungry:
-            self._hungry_at = time.monotonic()
-        if not woken:
-            pause = self._pause
-            self.wake()  # nothing happened: look all the same
-            self._pause = pause
-
-    async def _wait(self, limit: float) -> bool:
-        """Wait until something changed, at most *limit* seconds."""
-        if self._changed.is_set():
-            return True
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(limit, self._changed.set)
-        started = loop.time()
-        try:
-            await self._changed.wait()
-        finally:
-            timer.cancel()
-        return loop.time() - started < limit
+            self._announcement.slept()
+        if not woken:  # nothing happened: look all the same
+            self._drained = False
+            self._alarm.ring()

@@ -40,8 +40,13 @@ class Lanes:
         self._known: dict[Lane, _Known] = {}
         self._served: dict[str, int] = {}  #: by queue, the claim that served it last
         self._claims = 0
-        self.paused: frozenset[str] = frozenset()
+        self.paused_by_hand: frozenset[str] = frozenset()
         self.limits = Limits()
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The queues nothing is to be claimed from: somebody paused them, or they are full."""
+        return self.paused_by_hand | self.limits.closed if self.limits else self.paused_by_hand
 
     def pools_of(self, queue: str) -> Sequence[Pool]:
         """The pools in which jobs of *queue* run here, those with the least choice first."""
