@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
+import asyncpg
 import pytest
 
 from asyncjobs._engine import link
 from asyncjobs._engine.link import Patience
 from asyncjobs._model.backoff import Exponential
+from tests.engine.running import running
+from tests.waiting import eventually_async
 
 
 async def test_a_loss_is_said_once_with_its_reason(
@@ -26,3 +30,23 @@ async def test_a_loss_is_said_once_with_its_reason(
             await patience.wait_after(silent)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert line.endswith(f"no answer within {link.ANSWER:g} s")
+
+
+@pytest.mark.parametrize("named", ["", "shop"])
+async def test_who_looks_at_the_server_sees_whose_connections_these_are(dsn: str, named: str) -> None:
+    """A runner's connections are called asyncjobs in pg_stat_activity, or what the DSN calls them."""
+
+    async def names() -> set[str]:
+        rows = await looking.fetch(
+            "select application_name from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        return {row[0] for row in rows}
+
+    looking = await asyncpg.connect(dsn)
+    async with running(f"{dsn}&application_name={named}" if named else dsn):
+        await eventually_async(lambda: _are(names, {named or "asyncjobs"}))
+    await looking.close()
+
+
+async def _are(names: Callable[[], Awaitable[set[str]]], expected: set[str]) -> bool:
+    return await names() == expected

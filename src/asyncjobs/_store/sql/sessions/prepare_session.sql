@@ -17,6 +17,7 @@ select set_config('synchronous_commit', $1::text, false),
          where name = 'client_connection_check_interval' and version() ~* 'linux|darwin|bsd'),  -- elsewhere it is refused
        (select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'),  -- from 17 on
        set_config('jit', 'off', false),
+       set_config('application_name', coalesce(nullif(current_setting('application_name'), ''), 'asyncjobs'), false),
        set_config('search_path', 'pg_catalog, pg_temp', false),  -- nobody's functions pass for Postgres' own
        set_config('row_security', 'off', false),  -- a policy that hides jobs from the runner is an error, not silence
        pg_backend_pid()
