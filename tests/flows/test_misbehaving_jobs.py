@@ -501,7 +501,9 @@ async def test_whoever_cancels_the_task_of_a_sync_job_does_not_end_it(jobs: Jobs
     handle = await Slow("sync").later("call_sync", timeout=None, max_attempts=1)
     await eventually_async(lambda: is_running(handle))
     assert jobs._supervisor is not None
-    task = jobs._supervisor.runner._attempts[handle.id].task
+    attempt = jobs._supervisor.runner._attempts.of(handle.id)
+    assert attempt is not None
+    task = attempt.task
     assert task is not None
     for _ in range(3):
         task.cancel()
@@ -647,7 +649,7 @@ async def test_a_sync_job_asked_to_stop_when_it_has_just_returned_has_completed(
 
         def settle_and_stop(call: ThreadCall, value: Any, error: BaseException | None) -> None:
             settle(call, value, error)
-            for attempt in runner_of(jobs)._attempts.values():
+            for attempt in runner_of(jobs)._attempts:
                 attempt.stop("cancel")
 
         monkeypatch.setattr(ThreadCall, "_settle", settle_and_stop)
