@@ -19,6 +19,7 @@ from asyncjobs._model.limits import Rate
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.schedule import NewSchedule
 from asyncjobs._model.states import FinalState, JobState, LiveState
+from asyncjobs._model.urgency import EVERY_PRIORITY
 from asyncjobs._store import (
     bus,
     chores,
@@ -32,6 +33,7 @@ from asyncjobs._store import (
     runners,
     schedules,
     stats,
+    turns,
     unique,
     views,
 )
@@ -198,6 +200,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "resume_queue": lambda s: views.resume_queue(s, "q"),
     "resume_schedule": lambda s: schedules.resume_schedule(s, "n"),
     "retry_job": lambda s: views.retry_job(s, 1),
+    "deal_turns": lambda s: turns.deal_turns(s, ["q"], ["k"], EVERY_PRIORITY, 10),
     "return_jobs": lambda s: claims.return_jobs(
         s, RUNNER, [Returned(a_job(), LiveState.RETRYABLE, 1.5, True, '{"attempt": 1}')]
     ),
@@ -288,6 +291,7 @@ READ: dict[str, list[str]] = {
         "runner_pid",
         "runner_seen_at",
     ],
+    "deal_turns": ["queue_name", "kind_name", "dealt"],
     "list_jobs": JOB,
     "list_subscriptions": [
         "app",
@@ -313,7 +317,7 @@ READ: dict[str, list[str]] = {
     "list_schedules": SCHEDULE,
     "list_limits": ["name", "concurrency", "every", "burst", "running"],
     "list_locks": ["key", "slot", "job", "token", "since"],
-    "look_around": ["queues", "kinds", "due", "paused", "suspects", "limited"],
+    "look_around": ["queues", "kinds", "due", "paused", "suspects", "limited", "in_line"],
     "meet_duplicates": ["unique_key", "id"],
     "name_backend": ["backend", "is_read_only"],
     "pass_over_row": ["id"],

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from asyncjobs._define.codec import Codec
+from asyncjobs._define.fairness import fair
 from asyncjobs._define.handle import Handle, reader_by_kind, typed_reader
 from asyncjobs._define.keys import Chosen
 from asyncjobs._define.locking import locked
@@ -45,6 +46,9 @@ class Prepared(Generic[R]):
     def new_job(self, codec: Codec, registry: QueueRegistry = queues) -> NewJob:
         """The job to store. Raises InvalidInput."""
         job = self._unkeyed_job(codec, registry)
+        turns = self.call["fair"] if "fair" in self.call else self.defined.get("fair")
+        if turns:
+            job = fair(job, turns, self.chosen)
         lock = self.call["lock"] if "lock" in self.call else self.defined.get("lock")
         if lock:
             job = locked(job, lock, self.chosen)

@@ -31,6 +31,7 @@ from asyncjobs._engine.link import Patience, link
 from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import EVERY_QUEUE, Pool
 from asyncjobs._engine.solitude import LONGEST, Solitude
+from asyncjobs._engine.turns import Turns
 from asyncjobs._engine.turnstile import GATHER
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.queues import QueueRegistry
@@ -136,6 +137,7 @@ class Claimer:
         self._own_xid: int | None = None  #: to be waited out before sleeping
         self._doubts = Doubts()
         self._limits = self._lanes.limits = Limits()
+        self._turns = Turns(self._pools, self._urgency)
         self._paused: frozenset[str] = frozenset()
         self._pause = 0.0
 
@@ -325,6 +327,8 @@ class Claimer:
                 return True
             self._hand_out(jobs, rooms, begin=begin)
             self._lanes.advance(claimed, time.monotonic())
+            if self._turns.concern(claimed, sum(rooms.values())):
+                self.wake(await self._turns.deal(session, kinds))
         if claimed:
             if len(claimed) < sum(rooms.values()):
                 self._lanes.forget_marks()
@@ -545,8 +549,9 @@ class Claimer:
                 self._give_back(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
-        lanes, due, paused, suspects, limited = await look_around(session)
+        lanes, due, paused, suspects, limited, in_line = await look_around(session)
         allowances = await find_limits(session) if limited else ()
+        dealt = await self._turns.deal(session, self._kinds()) if in_line else self._turns.none()
         now = self._looked_at = time.monotonic()
         self._limits.saw(now, allowances)
         self._solitude.saw(now, suspects=suspects)
@@ -556,7 +561,7 @@ class Claimer:
         self._lanes.forget_old(now)
         known = self._kinds()
         served = [lane for lane in lanes if self._lanes.are_served(lane.queue)]
-        for lane in served:
+        for lane in (*served, *self._turns.lines):
             if lane.kind not in known and lane.kind not in self._unknown:
                 self._unknown.add(lane.kind)
                 log, why = logger.warning, "this process does not define it and leaves them to one that does"
@@ -566,6 +571,8 @@ class Claimer:
         mine = [lane for lane in served if lane.kind in known]
         self._lanes.see(mine, now)
         self._lanes.forget_marks()
+        if dealt:
+            self.wake(dealt)
         return mine
 
     async def _promote(self, session: Session) -> None:

@@ -30,6 +30,7 @@ class NewJob:
     unique_to_start: bool = False  #: until it is claimed; else until it is final
     unique_window: float | None = None  #: seconds for which its key is taken in any case
     on_conflict: Sequence[str] = ()  #: what becomes of the one that has the key
+    fair_key: str | None = None  #: jobs that have it share a turn in their queue
     lock_key: str | None = None  #: at most *lock_slots* running jobs have it
     lock_slots: int = 1
 
@@ -42,6 +43,7 @@ class NewJob:
             and not self.tags
             and self.unique_key is None
             and self.lock_key is None
+            and self.fair_key is None
         )
 
 

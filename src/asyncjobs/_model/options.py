@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from asyncjobs._model.backoff import BackoffLike, Exponential, as_backoff, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.fair import FairLike, fair_names
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.lock import LockLike, lock_of
 from asyncjobs._model.outcome import Kept
@@ -33,6 +34,7 @@ class JobOptions(TypedDict, total=False):
     backoff: BackoffLike
     unique: UniqueLike  #: of the jobs that are alike, one is in the queue
     lock: LockLike  #: of the jobs that are alike, so many run at a time
+    fair: FairLike  #: the jobs that are alike share a turn in their queue
     tags: Sequence[str]
     meta: Mapping[str, Any]
     run: When  #: "later", or "now": at once, in its caller; or a function of the job that says which
@@ -114,6 +116,8 @@ def check_values(given: Mapping[str, Any]) -> None:
         unique_of(given["unique"])
     if "lock" in given:
         lock_of(given["lock"])
+    if "fair" in given:
+        fair_names(given["fair"])
     if "run" in given:
         check_when(given["run"])
     for word in ("meta", "context"):

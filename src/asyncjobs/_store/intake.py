@@ -142,4 +142,6 @@ def as_json(job: NewJob) -> dict[str, Any]:
     if job.lock_key is not None:
         stored["lock_key"] = job.lock_key
         stored["lock_slots"] = job.lock_slots
+    if job.fair_key is not None:
+        stored["fair_key"] = job.fair_key
     return stored
