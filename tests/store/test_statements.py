@@ -33,6 +33,7 @@ from asyncjobs._store import (
     runners,
     schedules,
     stats,
+    testing,
     turns,
     unique,
     views,
@@ -97,6 +98,11 @@ def a_schedule() -> NewSchedule:
     )
 
 
+async def a_clock(session: Session) -> None:
+    await testing.make_clock(session)
+    await testing.drop_clock(session)
+
+
 def a_subscription() -> Subscription:
     return Subscription(
         name="s",
@@ -124,6 +130,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "announce_idle": lambda s: claims.announce_idle(s, ["q", ""]),
     "await_job": lambda s: views.await_job(s, 1),
     "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [claims.Claim(1, 1), claims.Claim(2, 1)]),
+    "bring_forward": lambda s: testing.bring_forward(s, ["q"], EPOCH),
     "cancel_job": lambda s: views.cancel_job(s, 1),
     "change_duplicates": lambda s: unique.change_duplicates(s, [a_unique_job()]),
     "claim_jobs": lambda s: claim(s),
@@ -137,6 +144,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "delete_schedule": lambda s: schedules.delete_schedule(s, "n"),
     "beat": lambda s: bus.beat(s, 60.0),
     "declare_subscriptions": lambda s: bus.declare_subscriptions(s, "a", [a_subscription()]),
+    "drop_clock": lambda s: a_clock(s),
     "drop_subscriptions": lambda s: bus.drop_subscriptions(s, "a", ["s"], 0.0),
     "find_claims": lambda s: claims.find_claims(s, [RUNNER]),
     "find_finished": lambda s: claims.find_finished(s, RUNNER, [claims.Claim(1, 1)]),
@@ -154,6 +162,9 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "forget_runner": lambda s: runners.forget_runner(s, RUNNER),
     "get_job": lambda s: views.get_job(s, 1),
     "get_schedule": lambda s: schedules.get_schedule(s, "n"),
+    "make_clock": testing.make_clock,
+    "read_clock": testing.read_clock,
+    "set_clock": lambda s: testing.set_clock(s, EPOCH),
     "hold_lock": lambda s: runners.hold_lock(s, -5),
     "hold_probe": lambda s: probes.hold_probe(s, -5),
     "hold_row": lambda s: probes.hold_row(s, -5),
@@ -211,6 +222,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "take_turn": lambda s: claims.take_turn(s, 60.0),
     "try_probe": lambda s: probes.try_probe(s, -5, "asyncjobs:probe"),
     "wake_others": lambda s: claims.wake_others(s, ["q"]),
+    "walk_jobs": lambda s: views.walk_jobs(s, 0, 10, ["q"]),
     "withdraw_idle": lambda s: claims.withdraw_idle(s, ["q"]),
 }
 MIGRATING = {
@@ -243,6 +255,7 @@ READ: dict[str, list[str]] = {
     "announce_idle": ["refused", "own_xid"],
     "await_job": ["id"],
     "begin_jobs": ["incarnation"],
+    "bring_forward": ["count"],
     "cancel_job": ["answer"],
     "change_duplicates": ["unique_key", "id"],
     "claim_jobs": list(ClaimedJob._fields),
@@ -268,6 +281,7 @@ READ: dict[str, list[str]] = {
     "finish_jobs": ["id"],
     "get_job": JOB,
     "get_schedule": SCHEDULE,
+    "read_clock": ["clock_timestamp"],
     "hold_probe": ["backend", "held", "is_read_only"],
     "hold_row": ["id"],
     "insert_finished": ["id"],
@@ -332,6 +346,7 @@ READ: dict[str, list[str]] = {
     "restore_ballast": ["id"],
     "resume_schedule": ["name"],
     "retry_job": ["queue"],
+    "walk_jobs": ["id", "queue", "kind", "method", "args"],
     "take_schedule": [*SCHEDULE, "unfinished"],
     "return_jobs": ["id"],
     "sweep_locks": ["freed", "handed"],
@@ -439,8 +454,8 @@ async def test_every_statement_prepares(dsn: str, name: str) -> None:
 
 
 def test_people_see_every_column_of_a_job() -> None:
-    """A job's fields are the columns of the view, less none."""
-    assert sorted(attribute.name for attribute in attrs.fields(Job)) == sorted(JOB)
+    """A job's fields are the columns of the view, less none; the version is a part of its kind there."""
+    assert sorted(attribute.name for attribute in attrs.fields(Job)) == sorted([*JOB, "version"])
 
 
 async def test_all_null_is_nothing_and_reads_null(dsn: str) -> None:
