@@ -196,7 +196,8 @@ def _undecodable(name: str, declared: Any, stored: Any, error: Exception, what: 
     path, words = _where(error)
     return UndecodableInput(
         f"{what}: stored {name}{path} does not fit its declaration {_name(declared)}: {words}. "
-        f"Stored is {shorten(stored)}; has the definition changed since? Accept both shapes, or cancel the job"
+        f"Stored is {shorten(stored)}; has the definition changed since? Accept both shapes, or cancel the job",
+        input=name.removeprefix("input "),
     )
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from asyncjobs._define.registry import is_standalone
+from asyncjobs._define.registry import is_standalone, newer_version
 from asyncjobs._engine.doubts import Doubts
 from asyncjobs._engine.identity import Identity
 from asyncjobs._engine.lanes import Lanes
@@ -319,7 +319,9 @@ class Claimer:
         if requests:
             begin = all(room <= pool.free for pool, room in rooms.items())
             with self._awaited():
-                claimed = await claim_jobs(session, requests, incarnation, begin=begin)
+                claimed = await claim_jobs(
+                    session, requests, incarnation, begin=begin, limited=self._limits.queues
+                )
                 jobs = await self._hold_with_locks(session, incarnation, claimed)
             self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
@@ -467,7 +469,7 @@ class Claimer:
         blocked: frozenset[int] = frozenset()
         back: set[int] = set()
         if keyed:
-            acquired = await acquire_locks(session, incarnation, keyed)
+            acquired = await acquire_locks(session, incarnation, keyed, limited)
             self._doubts.add(
                 {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
             )
@@ -565,6 +567,8 @@ class Claimer:
             if lane.kind not in known and lane.kind not in self._unknown:
                 self._unknown.add(lane.kind)
                 log, why = logger.warning, "this process does not define it and leaves them to one that does"
+                if newer := newer_version(lane.kind):
+                    why = f"{newer}; it leaves them to a process with newer code"
                 if is_standalone(lane.kind):
                     log, why = logger.info, "its placement leaves them to processes that serve no requests"
                 log("jobs of kind %r wait in queue %r: %s", lane.kind, lane.queue, why)
