@@ -30,7 +30,6 @@ from asyncjobs._model.events import Event, Subscription, matches
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.verbs import Cancel, Discard, Finish, Skip, Snooze, says_verb
-from asyncjobs._model.verbs import Cancel, Discard, Finish, Skip, Snooze, says_verb
 from asyncjobs._model.versions import stored_name
 from asyncjobs.errors import InvalidOption
 
