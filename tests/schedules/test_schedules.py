@@ -369,6 +369,30 @@ def test_what_makes_no_sense(make: Any, said: str) -> None:
         make()
 
 
+async def test_what_cannot_be_stored_is_said_at_the_start(dsn: str) -> None:
+    """And not only in the log of a runner, whose other schedules would stand still, too."""
+    with pytest.raises(InvalidInput, match="declared"):
+        async with Jobs(dsn, schedules=[Every(60, sweep), Every(60, count_to.prepare(hidden("x")))]).running():
+            pass
+
+
+@job(kind="test_schedules:of_its_tick", unique=True)
+async def of_its_tick(until: datetime, part: int = 0) -> None: ...
+
+
+async def test_a_key_is_by_no_tick(dsn: str) -> None:
+    """It is made before there is any: all ticks would have the same, and be one job."""
+    for schedule in (
+        Every(60, of_its_tick.prepare(TICK)),
+        Every(60, of_its_tick.set(unique=None, lock=("until",)).prepare(TICK)),
+    ):
+        with pytest.raises(InvalidOption, match="is by an input that is TICK"):
+            async with Jobs(dsn, schedules=[schedule]).running():
+                pass
+    async with Jobs(dsn) as jobs:
+        await jobs.schedules.create(Every(60, of_its_tick.set(unique=("part",), lock="part").prepare(TICK)))
+
+
 def test_what_cannot_be_repeated() -> None:
     """What is no prepared call, or lacks its inputs."""
     with pytest.raises(InvalidDefinition, match=r"prepare\('call'\)"):
