@@ -1,6 +1,7 @@
 """Every job that waits, decoded with the code of this process: what would fail if it were deployed, found before it is.
 
-Nothing is called but what decoding calls: upcasters, and the `__init__` of a class none of whose fields is supplied.
+Nothing is called but what decoding calls: upcasters, and the `__init__` of a class none of whose fields is supplied. What is
+found is said without what is stored: it ends up in the log of a deployment.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _misfit(kind: str, method: str | None, args: str, codec: Codec) -> tuple[_Al
     except InvalidDefinition as error:
         return _Alike("unknown method", kind, method, None), str(error)
     except UndecodableInput as error:
-        return _Alike(error.reason, kind, method, error.input), str(error)
+        return _Alike(error.reason, kind, method, error.input), error.discreet
     return None
 
 

@@ -49,10 +49,9 @@ class History:
             try:
                 inputs = dict(step(inputs))
             except Exception as error:
+                raised = f"{kind}: what makes version {number + 1} of inputs of version {number} raised {type(error).__name__}"
                 raise UndecodableInput(
-                    f"{kind}: what makes version {number + 1} of inputs of version {number} raised "
-                    f"{type(error).__name__}: {shorten(error) if not str(error) else str(error)[:300]}",
-                    reason="upcaster fails",
+                    f"{raised}: {str(error)[:300]}", reason="upcaster fails", discreet=raised
                 ) from error
         return inputs
 

@@ -329,10 +329,8 @@ class Service:
         except Verb:
             return  # it says what becomes of the job, when it runs
         except Exception as error:
-            raise UndecodableInput(
-                f"{found.what}: no {self.cls.__qualname__} can be made of the stored inputs: {type(error).__name__}: {error}",
-                reason="cannot be made",
-            ) from error
+            raised = f"{found.what}: making {self.cls.__qualname__} of the stored inputs raised {type(error).__name__}"
+            raise UndecodableInput(f"{raised}: {error}", reason="cannot be made", discreet=raised) from error
 
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         if method not in self._dependencies:
