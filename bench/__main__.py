@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import click
 
-from bench import drain, enqueue, latency, locks, poison, raw_batch, recovery, requests, scaling
+from bench import drain, enqueue, latency, locks, poison, raw_batch, recovery, requests, scaling, turns
 from bench.server import fresh_database, server
 
 ALL = ("drain", "enqueue", "latency", "requests")
@@ -61,6 +61,7 @@ def main(
             asyncio.run(beside_requests(dsn, pairs, rate, seconds, web_slots, not unguarded))
         if "locks" in names:
             asyncio.run(locks.report(dsn, pairs, jobs, slots))
+            asyncio.run(turns.report(dsn, pairs, jobs, slots))
         if "poison" in names:
             asyncio.run(poison.report(dsn, pairs))
         if "scaling" in names:

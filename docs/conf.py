@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pygments.lexers.sql import PostgresLexer
 from sphinx.application import Sphinx
 
 project = "asyncjobs"
@@ -37,3 +38,4 @@ def without_the_stage(app: Sphinx, name: str, source: list[str]) -> None:  # noq
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", without_the_stage)
+    app.add_lexer("sql", PostgresLexer)  # which knows what $$ is

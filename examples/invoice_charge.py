@@ -2,7 +2,7 @@
 
 $ python invoice_charge.py                          # two invoices; the second is paid at once
 $ python -m asyncjobs list                          # both charges are scheduled for tomorrow
-$ python -m asyncjobs retry 1 2                     # do not wait
+$ python -m asyncjobs retry 1 2                     # do not wait: by the ids that `list` shows
 $ python -m asyncjobs work-off invoice_charge:jobs  # one is charged, the other skipped
 """
 
@@ -36,7 +36,7 @@ jobs = Jobs(DSN, provide={asyncpg.Connection: connection})
 
 
 @attrs.frozen
-class ChargeInvoice(Later, queue="billing"):
+class InvoiceCharge(Later, queue="billing"):
     invoice: int
     db: Dependency[asyncpg.Connection | None] = None  # never stored; supplied where the job runs
 
@@ -55,7 +55,7 @@ async def write_invoice(db: asyncpg.Connection, cents: int) -> int:
     """The invoice and its charge: both, or neither."""
     async with db.transaction(), jobs.on(db):
         invoice = await db.fetchval("insert into invoices (cents) values ($1) returning id", cents)
-        await ChargeInvoice(invoice).later("call", delay=timedelta(hours=24))
+        await InvoiceCharge(invoice).later("call", delay=timedelta(hours=24))
     return invoice
 
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from asyncjobs import Jobs, job
 
 DSN = os.environ["ASYNCJOBS_DSN"]
-TABLE = "create table if not exists users (name text primary key, welcomed boolean not null default false)"
+TABLE = "create table if not exists members (name text primary key, welcomed boolean not null default false)"
 
 jobs = Jobs(DSN, queues={"mail": 5})
 
@@ -37,7 +37,7 @@ async def sign_up(request):
     try:
         async with request.state.pool.acquire() as db, db.transaction():
             mail = await send_welcome.set(on=db).later(name, locale="de")
-            await db.execute("insert into users (name) values ($1)", name)
+            await db.execute("insert into members (name) values ($1)", name)
     except asyncpg.UniqueViolationError:  # the mail is rolled back with the user
         return JSONResponse({"error": f"{name} is here already"}, status_code=409)
     return JSONResponse({"mail": mail.id}, status_code=201)

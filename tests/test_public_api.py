@@ -89,7 +89,7 @@ def test_signatures_name_no_private_module(name: str) -> None:
 def test_only_rooms_are_private() -> None:
     """A module without an underscore is for users, and there are few."""
     found = {each.name for each in pkgutil.iter_modules(asyncjobs.__path__) if not each.name.startswith("_")}
-    assert found <= {"cli", "demo", "embedded", "errors", "py"}
+    assert found <= {"cli", "demo", "embedded", "errors", "py", "testing"}
     assert (importlib.import_module("importlib.resources").files("asyncjobs") / "py.typed").is_file()
 
 

@@ -192,7 +192,7 @@ class Jobs(Publisher):
         *queues*, *slots*, *min_priority*, *max_priority* and *poll* stand in, this once, for those the Jobs was made with.
         *name*: in the list of runners, instead of host:pid. *standalone*: this process serves no requests, so that jobs give
         way to nothing, and kinds of placement "standalone" run here too. Raises SchemaMissing, SchemaTooOld or SchemaTooNew,
-        and InvalidOption for a dependency nobody provides.
+        InvalidOption for a dependency nobody provides, and InvalidInput for a schedule's inputs that cannot be stored.
         """
         settings = self._settings_for(queues, slots, min_priority, max_priority)
         if poll is not None:
@@ -202,7 +202,12 @@ class Jobs(Publisher):
         if standalone:
             settings = attrs.evolve(settings, standalone=True, kinds=registry.known_kinds)
         self._check_provided()
+        for each in self._settings.schedules.schedules or ():
+            each.new_schedule(codec_of(self), self.registry)
         async with self._open():
+            if self.is_staged:  # `testing.drain` runs jobs there
+                yield self
+                return
             await self._check_schema()
             await self.subscribe_now()
             self._supervisor = Supervisor(
@@ -220,6 +225,9 @@ class Jobs(Publisher):
     async def _open(self) -> AsyncIterator[None]:
         self._check_process()
         loop = asyncio.get_running_loop()
+        if self.is_staged:
+            yield
+            return
         if self._opened is not None:
             raise MisusedJobs(
                 f"{self!r} is open already{'' if self._opened[0] is loop else ' on another event loop'}; "
@@ -398,11 +406,13 @@ class Jobs(Publisher):
 
     async def pause(self, queue: str) -> None:
         """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
-        await self.ask(views.pause_queue, check_name(queue, "queue"))
+        for name in self.registry.names_of(check_name(queue, "queue")):
+            await self.ask(views.pause_queue, name)
 
     async def resume(self, queue: str) -> None:
         """Claim jobs of *queue* again."""
-        await self.ask(views.resume_queue, check_name(queue, "queue"))
+        for name in self.registry.names_of(check_name(queue, "queue")):
+            await self.ask(views.resume_queue, name)
 
     async def limit(self, queue: str, *, concurrency: int | None = None, rate: Rate | None = None) -> None:
         """Limit *queue* over all processes: so many of its jobs run at a time, so many begin in a time. With neither, no longer.

@@ -65,6 +65,19 @@ class InvalidInput(JobsError, ValueError):
 class UndecodableInput(JobsError, ValueError):
     """Stored inputs do not fit the definition of this checkout."""
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "input does not fit",
+        input: str | None = None,
+        discreet: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason  #: in two or three words, the same for all that fail alike
+        self.discreet = discreet or message  #: what may be said where stored inputs must not be seen
+        self.input = input  #: the one that does not fit, where it is one
+
 
 class UnknownKind(JobsError, LookupError):
     """No job of this kind is defined in this process."""

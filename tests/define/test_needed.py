@@ -8,7 +8,7 @@ import threading
 import attrs
 import pytest
 
-from asyncjobs import JobFailed, Jobs, JobSkipped, JobState, Later, job
+from asyncjobs import JobFailed, Jobs, JobSkipped, JobState, Later, Missing, job
 
 seen: list[str] = []
 
@@ -105,3 +105,26 @@ async def test_a_needed_that_raises_fails_the_attempt(running: Jobs) -> None:
     handle = await Raises().later("call")
     with pytest.raises(JobFailed, match="cannot tell"):
         await handle.result(timeout=10)
+
+
+@attrs.frozen
+class SaysWhy(Later, kind="test_needed:SaysWhy"):
+    raises: bool
+
+    async def needed(self) -> bool | Missing:
+        why = Missing("the invoice is gone")
+        if self.raises:
+            raise why
+        return why
+
+    def call(self) -> None:
+        seen.append("called")
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_it_may_say_why_not(running: Jobs, raises: bool) -> None:
+    """A verb, returned or raised, is no yes."""
+    seen.clear()
+    with pytest.raises(JobSkipped, match="the invoice is gone"):
+        await (await SaysWhy(raises).later("call")).result(timeout=10)
+    assert seen == []

@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ import pytest
 from asyncjobs import Jobs, JobState, job
 from asyncjobs._store.chores import rescue_jobs
 from asyncjobs.cli.main import asyncjobs
+from asyncjobs.cli.output import when
 from tests.command import Shell, appears, open_shop
 from tests.features import need
 from tests.store.jobs import RUNNER, enter, session_of
@@ -96,6 +98,26 @@ async def test_list_says_how_to_page_on_and_when_there_is_nothing(shell: Shell, 
     assert "more with --before 3" in (await shell("list", "--limit", "2")).err
     nothing = await shell("list", "--state", "failed")
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "no jobs\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (24 * 3600 - 1, "in 24 h"),  # as somebody said a second ago
+        (47 * 3600 + 3590, "in 48 h"),
+        (48 * 3600, "in 2 d"),
+        (119 * 60, "in 119 min"),
+        (119, "in 119 s"),
+        (0, "0 s ago"),
+        (-7199, "120 min ago"),
+        (-9000.1, "3 h ago"),
+    ],
+)
+async def test_when_is_said_to_the_nearest(dsn: str, seconds: float, words: str) -> None:
+    """A job that was put off for a day a moment ago is due in 24 hours, not in 23."""
+    async with Jobs(dsn):
+        found = await (await other.later()).job()
+    assert when(found, found.scheduled_at - timedelta(seconds=seconds)) == words
 
 
 async def test_list_refuses_an_unknown_state(shell: Shell) -> None:

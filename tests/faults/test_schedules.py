@@ -41,6 +41,7 @@ async def ticks(jobs: Jobs) -> Counter[datetime]:
     return Counter(datetime.fromisoformat(row["tick"]) for row in rows)
 
 
+@pytest.mark.failure_mode("F106")
 @pytest.mark.seed("Q18")
 async def test_kills_neither_lose_nor_double_a_tick(dsn: str, processes: Processes) -> None:
     """Q18 scheduler semantics: "exactly once per tick". Processes are killed and frozen at any moment, and others take over: every

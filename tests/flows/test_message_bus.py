@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import subprocess
@@ -19,9 +20,12 @@ import psycopg
 import pytest
 
 from asyncjobs import (
+    Cancel,
     DatabaseUnavailable,
     Dependency,
+    Discard,
     Event,
+    Finish,
     InvalidDefinition,
     InvalidInput,
     InvalidOption,
@@ -31,6 +35,9 @@ from asyncjobs import (
     Jobs,
     JobState,
     Later,
+    Missing,
+    Skip,
+    Snooze,
     WrongConnection,
     current_event,
     current_job,
@@ -42,11 +49,11 @@ from asyncjobs import (
 )
 from asyncjobs._bus import registrar
 from asyncjobs._bus.heart import Heart, of_minute
-from asyncjobs._bus.subscribing import unsubscribe
+from asyncjobs._model import patterns
 from asyncjobs._model.job import Lane
 from tests.connections import KINDS, SESSIONS
-from tests.engine.running import running
 from tests.kinds import forgotten
+from tests.running import running
 from tests.subscriptions import only, taken
 from tests.waiting import eventually_async
 
@@ -155,7 +162,7 @@ class ChangedMyMind(Exception):
 @pytest.mark.seed("T13")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_event_becomes_jobs_with_the_publishers_data_or_not_at_all(dsn: str, kind: str) -> None:
-    """ "publish in transaction"; "one job per subscription": on every driver, and in savepoints."""
+    """ "bus: publish in transaction"; "one job per subscription": on every driver, and in savepoints."""
     async with declared(dsn) as jobs, KINDS[kind](dsn) as theirs:
         with suppress(ChangedMyMind):
             async with theirs.begin():
@@ -247,7 +254,9 @@ async def test_the_runner_of_this_process_is_woken_after_the_commit(dsn: str, ki
 
 @pytest.mark.seed("T13")
 async def test_subscribers_run_with_attributes_or_the_event(dsn: str) -> None:
-    """Attributes are read as the function declares them, what it does not declare is left out; dependencies are supplied."""
+    """T13 bus: … names, globs/regex, attribute matchers: attributes are read as the function declares them, and what it does not
+    declare is left out.
+    """
     async with running(dsn) as jobs:
         done = await jobs.publish(
             "tmb_changed", {"user_id": str(ALICE), "plan": "pro", "email": "a@b.ch", "more": [1]}
@@ -289,6 +298,31 @@ async def test_subscribers_have_their_dependencies(dsn: str) -> None:
             with publishing("inline"):
                 await jobs.publish("tmb_sent", {"to": "bea"})
         assert sorted(seen) == ["ada", "ada", "bea", "bea"]
+
+
+@pytest.mark.seed("T13")
+async def test_words_for_attributes(dsn: str) -> None:
+    """ "attribute matchers": key, value, nil, empty, blank and present, as queue-bus has them."""
+    fits = {
+        Is.KEY: {"null", '""', '" "', "[]", "0", "false", '"x"'},
+        Is.VALUE: {'""', '" "', "[]", "0", "false", '"x"'},
+        Is.NIL: {"absent", "null"},
+        Is.EMPTY: {'""', "[]"},
+        Is.BLANK: {"absent", "null", '""', '" "', "[]"},
+        Is.PRESENT: {"0", "false", '"x"'},
+    }
+    with only({}), forgotten():
+        for word in fits:
+
+            @subscribe("tmb_words", where={"a": word}, kind=f"{HERE}:{word.name}", name=word.name)
+            async def heard() -> None: ...
+
+        async with declared(dsn) as jobs:
+            for value in ("absent", "null", '""', '" "', "[]", "0", "false", '"x"'):
+                attributes = {} if value == "absent" else {"a": json.loads(value)}
+                done = await jobs.publish("tmb_words", attributes)
+                got = {(await jobs.handle(each).job()).kind.removeprefix(f"{HERE}:") for each in done.jobs}
+                assert got == {word.name for word, values in fits.items() if value in values}, value
 
 
 @pytest.mark.seed("T13")
@@ -349,14 +383,14 @@ async def test_what_is_known_of_an_event(dsn: str) -> None:
 
 @pytest.mark.seed("T13")
 async def test_an_event_of_later_is_for_those_who_subscribe_until_then(dsn: str) -> None:
-    """ "publish_at": due with delay= or at=, published once, in the transaction that completes the job which does it."""
+    """T13 "publish_at": due with delay= or at=, published once, in the transaction that completes the job which does it."""
     async with running(dsn) as jobs:
         await jobs.declare_subscriptions(only=True)
-        unsubscribe("forgetting")
         planned = await jobs.publish("tmb_moved", {"user_id": 5}, delay=3600)
         at = await jobs.publish("tmb_moved", {"user_id": 6}, at=datetime(2100, 1, 1, tzinfo=UTC))
         assert [each.state for each in await jobs.list_jobs()] == [JobState.SCHEDULED] * 2
-        await jobs.declare_subscriptions(only=True)
+        with only({name: each for name, each in MINE.items() if name != "forgetting"}):
+            await jobs.declare_subscriptions(only=True)
         assert await jobs.retry(planned.jobs[0])
         assert await jobs.retry(at.jobs[0])
         (job_id,) = await jobs.handle(planned.jobs[0]).result(20)
@@ -610,7 +644,7 @@ async def test_every_minute_is_an_event_however_many_processes_there_are(dsn: st
     """ "heartbeat": each minute once, with its parts; what was missed in the time that is made up for, and nothing older."""
 
     @subscribe("heartbeat_minutes", kind=f"{HERE}:minute")
-    async def minute(epoch_minutes: int) -> None: ...
+    async def of_this_minute(epoch_minutes: int) -> None: ...
 
     db = await asyncpg.connect(dsn)
     await db.execute("update asyncjobs.heartbeat set minute = date_trunc('minute', now()) - interval '1 day'")
@@ -627,9 +661,14 @@ async def test_every_minute_is_an_event_however_many_processes_there_are(dsn: st
             )
 
         await eventually_async(made_up)
+        minutes = {each.args["epoch_minutes"]: each.args for each in await first.list_jobs()}
         found = sorted(each.args["epoch_minutes"] for each in await first.list_jobs())
     assert found[:6] == [*range(before - 5, before + 1)]
     assert len(found) == len(set(found)) <= 8  # a minute or two may have passed
+    for count, parts in minutes.items():
+        time = datetime.fromtimestamp(60 * count, UTC)
+        said = (parts["minute"], parts["hour"], parts["day"], parts["month"], parts["year"])
+        assert said == (time.minute, time.hour, time.day, time.month, time.year)
     await db.close()
 
 
@@ -682,7 +721,6 @@ async def test_a_minute_that_could_not_be_published_is_still_due(dsn: str) -> No
         assert got[0] == got[1]
 
 
-@pytest.mark.seed("T13")
 def test_what_is_said_of_a_minute() -> None:
     """ "minute/hour/day attributes", as queue-bus has them: in UTC, its weeks begin on Sunday."""
     assert of_minute(datetime(2026, 11, 22, 12, 34, tzinfo=UTC)) == {
@@ -744,6 +782,21 @@ async def test_inline_raises_what_subscribers_raise(dsn: str) -> None:
     async with Jobs(dsn) as jobs:
         with publishing("inline"), pytest.raises(ChangedMyMind):
             await jobs.publish("tmb_breaks")
+
+
+@pytest.mark.parametrize("verb", [Skip("x"), Missing(), Snooze(3), Cancel(), Discard(), Finish(3)])
+async def test_inline_a_verb_is_no_error(dsn: str, verb: Exception) -> None:
+    """It says what is to become of a job, and there is none."""
+
+    @subscribe("tmb_says", kind=f"{HERE}:says")
+    async def says() -> None:
+        seen.append(verb)
+        raise verb
+
+    async with Jobs(dsn) as jobs:
+        with publishing("inline"):
+            await jobs.publish("tmb_says")
+    assert seen == [verb]
 
 
 @pytest.mark.seed("T13")
@@ -823,6 +876,10 @@ async def test_publishing_on_what_is_no_connection_is_said(dsn: str) -> None:
         ("a", {"where": {"x": "\0"}}, "cannot be stored"),
         ("a", {"where": {"x": re.compile(r"(a)\1")}}, "database matches it"),
         ("a", {"queu": "x"}, "did you mean 'queue'"),
+        ("a", {"where": {"x\0": Is.KEY}}, "cannot be stored"),
+        ("a", {"where": {"x": re.compile("(?:(?:a{255}){255}){255}")}}, "characters"),
+        ("a", {"name": ""}, "name='' is not a name"),
+        ("a", {"name": 3}, "name=3 is not a name"),
     ],
 )
 def test_what_cannot_be_subscribed_is_said(event: Any, given: Any, words: str) -> None:
@@ -846,6 +903,38 @@ def test_what_cannot_be_a_subscriber_is_said() -> None:
 
         @subscribe("tmb_moved")
         async def inside() -> None: ...
+
+
+async def test_a_pattern_postgres_cannot_read_fails_who_subscribes(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no publisher: should one slip through where it is written."""
+    monkeypatch.setattr(patterns, "MOST_ATOMS", 10**9)
+
+    @subscribe("tmb_any", where={"x": re.compile("(?:(?:a{255}){255}){255}")}, kind=f"{HERE}:any")
+    async def any_(x: str) -> None: ...
+
+    async with Jobs(dsn) as jobs:
+        with pytest.raises(asyncpg.PostgresError, match="regular expression"):
+            await jobs.declare_subscriptions()
+        assert (await jobs.publish("tmb_any", {"x": "a"})).jobs == ()
+
+
+async def test_what_passes_an_event_on_may_be_for_a_job_of_any_name(dsn: str) -> None:
+    """A kind has 120 characters at most, and its own is made of two."""
+    kind = f"{HERE}.subscribers.search_indexing:UserProfileIndexer"
+
+    @subscribe("tmb_user_profile_changed", kind=kind, unique=True)
+    async def index_profile(user_id: int) -> int:
+        return user_id
+
+    async with running(dsn) as jobs:
+        done = await jobs.publish("tmb_user_profile_changed", {"user_id": 7})
+        (relay,) = done.jobs
+        assert await jobs.handle(await jobs.handle(relay).result(20)).result(20) == 7
+        found = await jobs.get_job(relay)
+        assert found is not None
+        assert found.kind.startswith(kind)
 
 
 async def test_a_job_nobody_published_has_no_event(dsn: str) -> None:

@@ -136,7 +136,6 @@ async def found(session: Session, name: str, attributes: Mapping[str, Any]) -> s
     return {row[0] for row in rows}
 
 
-@pytest.mark.seed("T13")
 @RELAXED
 @given(
     st.lists(subscriptions(), min_size=1, max_size=6),
@@ -154,7 +153,6 @@ async def test_the_database_finds_the_subscriptions_the_model_finds(
             assert await found(session, name, attributes) == expected
 
 
-@pytest.mark.seed("T13")
 async def test_every_matcher_for_every_value_that_tells(dsn: str) -> None:
     """ "attribute matchers": all words and literals, against each of these values and against none."""
     said: list[Any] = [*Is, *TELLING, re.compile("a|1")]
@@ -178,6 +176,10 @@ async def test_every_matcher_for_every_value_that_tells(dsn: str) -> None:
 @example(re.compile(r"\d"), ["٣", "3"])
 @example(re.compile("a{2"), ["aa", "a{2"])
 @example(re.compile("(a|b)+?$"), ["ab", "abc"])
+@example(re.compile("^a{,2}$"), ["", "aa", "aaa", "a{,2}"])
+@example(re.compile("^a{,}$"), ["", "aaa", "a{,}"])
+@example(re.compile("^a{}$"), ["", "aaa", "a{}"])
+@example(re.compile("^a{٣}$"), ["aaa", "a{٣}"])
 async def test_a_regular_expression_means_in_the_database_what_it_means_here(
     dsn: str, pattern: re.Pattern[str], given_: list[str]
 ) -> None:
@@ -260,7 +262,6 @@ def test_json_knows_numbers_from_truth(one: Any, other: Any, same: bool) -> None
     assert same_json(one, other) is same
 
 
-@pytest.mark.seed("T13")
 @pytest.mark.parametrize(
     ("word", "fits"),
     [
@@ -299,6 +300,10 @@ def test_words_for_attributes(word: Is, fits: set[str]) -> None:
         "^*",
         "(?#c)",
         "a" * 1001,
+        "(a{255}){255}",
+        "((?:ab|c){100}d){15}",
+        "a\0",
+        "\ud800",
     ],
 )
 def test_what_the_two_read_otherwise_is_refused(text: str) -> None:
@@ -311,6 +316,14 @@ def test_what_the_two_read_otherwise_is_refused(text: str) -> None:
         return
     with pytest.raises(InvalidOption, match="database|characters"):
         to_postgres(pattern, "p")
+
+
+@pytest.mark.parametrize(
+    "text", ["a{255}", "(a{3}b){200}", "(a|b{2}){,100}", "x" * 1000, "(?:(?:ab)?c*){99}"]
+)
+def test_what_counts_within_reason_is_read(text: str) -> None:
+    """Each character counts as often as it is repeated."""
+    assert to_postgres(re.compile(text), "p")
 
 
 @pytest.mark.parametrize("pattern", [re.compile("a", re.IGNORECASE), re.compile(b"a"), re.compile("(?s).")])

@@ -126,7 +126,7 @@ MUTANTS = {
         mutant("rescue lets the deadly go on", "rescue_jobs", "theirs.crashes + 1 >= $2::integer", "theirs.crashes >= $2::integer"),
         mutant("two suspects run at once", "claim_suspect", "not asyncjobs.suspect_runs($3::float8, $4::integer)", "$3::float8 > 0 and $4::integer > 0"),
         mutant("prune forgets what is to be decided", "prune_jobs", "where state <> 14", "where true"),
-        mutant("retry keeps the crashes", "retry_job", "0, max_attempts, 0, 0,", "0, max_attempts, crashes, 0,"),
+        mutant("retry keeps the crashes", "retry_job", "0, max_attempts, 0,\n", "0, max_attempts, crashes,\n"),
     ],
     "people": [
         mutant("cancel takes it from who runs it", "cancel_job", "where runner is null)", "where true)"),
@@ -140,7 +140,7 @@ MUTANTS = {
     ],
     "sleeping": [
         mutant("enqueue wakes nobody", "insert_jobs", "asyncjobs.wake(queue)", "queue"),
-        mutant("a delay is forgotten", "insert_jobs", "then 1 else 0 end", "then 0 else 0 end"),
+        mutant("a delay is forgotten", "insert_jobs", "then 1\n", "then 0\n"),
         mutant("the horizon is the newest transaction", "find_horizon", "pg_snapshot_xmin", "pg_snapshot_xmax"),
     ],
 }  # fmt: skip

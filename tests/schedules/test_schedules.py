@@ -176,6 +176,7 @@ async def test_a_jobs_that_says_nothing_drops_nothing(dsn: str) -> None:
     assert await names(dsn) == ["sweep"]
 
 
+@pytest.mark.failure_mode("F109")
 async def test_an_older_process_does_not_fight(dsn: str) -> None:
     """Who started last is right. An older process that still runs leaves it at that, ticks by the new times, and does not bring
     back what was dropped.
@@ -367,6 +368,32 @@ def test_what_makes_no_sense(make: Any, said: str) -> None:
     """Where it is written, with a sentence that says what to write."""
     with pytest.raises(InvalidOption, match=re.escape(said)):
         make()
+
+
+async def test_what_cannot_be_stored_is_said_at_the_start(dsn: str) -> None:
+    """And not only in the log of a runner, whose other schedules would stand still, too."""
+    with pytest.raises(InvalidInput, match="declared"):
+        async with Jobs(
+            dsn, schedules=[Every(60, sweep), Every(60, count_to.prepare(hidden("x")))]
+        ).running():
+            pass
+
+
+@job(kind="test_schedules:of_its_tick", unique=True)
+async def of_its_tick(until: datetime, part: int = 0) -> None: ...
+
+
+async def test_a_key_is_by_no_tick(dsn: str) -> None:
+    """It is made before there is any: all ticks would have the same, and be one job."""
+    for schedule in (
+        Every(60, of_its_tick.prepare(TICK)),
+        Every(60, of_its_tick.set(unique=None, lock=("until",)).prepare(TICK)),
+    ):
+        with pytest.raises(InvalidOption, match="is by an input that is TICK"):
+            async with Jobs(dsn, schedules=[schedule]).running():
+                pass
+    async with Jobs(dsn) as jobs:
+        await jobs.schedules.create(Every(60, of_its_tick.set(unique=("part",), lock="part").prepare(TICK)))
 
 
 def test_what_cannot_be_repeated() -> None:

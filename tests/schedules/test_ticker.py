@@ -177,6 +177,30 @@ async def test_a_broken_schedule_keeps_no_other_from_ticking(
     assert len([each for each in said if "'b'" in each]) == 1
 
 
+class Cancels:
+    """Lets the first ticks be cancelled, as by awaiting a task that was."""
+
+    def __init__(self) -> None:
+        self.times = 3
+
+    async def enqueue(self, jobs: Any, call_next: Any) -> Any:
+        self.times -= 1
+        if self.times >= 0:
+            raise asyncio.CancelledError
+        return await call_next(jobs)
+
+
+async def test_a_cancelled_middleware_is_not_the_end_of_a_runner(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tick is tried again, and said once."""
+    schedules = [Every(SOON, note.prepare("on"), name="on")]
+    async with running(dsn, schedules=schedules, middleware=[Cancels()]):
+        await until_ran("on", 2)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert said == ["a tick of schedule 'on' has no job yet; it is tried again"]
+
+
 async def test_a_queued_tick_runs_when_the_one_before_has_ended(dsn: str) -> None:
     """No two of a schedule run at once, though each takes longer than its interval."""
     async with running(dsn, schedules=[Every(0.1, slow, name="slow", overlap="queue")]):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -213,6 +214,32 @@ async def test_what_cannot_be_written_is_refused_in_the_caller(dsn: str) -> None
         carry(name="x")
     with pytest.raises(InvalidOption, match="leave out read= and enter="):
         carry(shop, read=shop.get)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [ACME, (1, 2), float("nan"), "a\0b", "\ud800", b"x", {1: 2}, datetime.now(UTC), "x" * 100_001],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_would_not_come_back_is_refused_in_the_caller(dsn: str, value: Any) -> None:
+    """Before anything is stored: the caller's transaction goes on."""
+    async with Jobs(dsn, context=[shop]) as jobs:
+        async with jobs.connection() as connection, connection.transaction():
+            with here(shop=value), pytest.raises(InvalidInput, match="shop travels with"):
+                await tells_context.set(on=connection).later()
+            assert await connection.fetchval("select count(*) from asyncjobs.jobs") == 0
+
+
+async def test_a_time_zone_travels_by_its_name(dsn: str) -> None:
+    """An offset alone has none that could be found where the job runs."""
+    async with Jobs(dsn):
+        with here(timezone=UTC):
+            assert (await (await tells_context.later()).job()).meta == {"carried": {"timezone": "UTC"}}
+        with (
+            here(timezone=timezone(timedelta(hours=2))),
+            pytest.raises(InvalidInput, match="timezone travels with jobs"),
+        ):
+            await tells_context.later()
 
 
 @job(kind="seeds.traced")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from asyncjobs import (
     Cancel,
     Discard,
     Fail,
+    Finish,
     InvalidDefinition,
     InvalidOption,
     JobCancelled,
@@ -26,7 +27,10 @@ from asyncjobs import (
     Later,
     NewJob,
     Retry,
+    Skip,
+    Snooze,
     current_job,
+    current_locale,
     job,
 )
 from tests.waiting import eventually_async
@@ -379,6 +383,123 @@ async def test_a_hook_that_hangs_at_the_end_loses_nothing(dsn: str) -> None:
         assert (found.state, found.attempt, len(found.errors)) == (JobState.FAILED, 1, 1)
 
 
+SETTLED: dict[str, Any] = {
+    "seven": 7,
+    "finish": Finish(8),
+    "fail": Fail("too late"),
+    "skip": Skip("done by hand"),
+    "snooze": Snooze(3600),
+    "discard": Discard(),
+}
+
+
+@attrs.frozen
+class Settles(Later, kind="seeds.SettlesWithHooks", max_attempts=1):
+    """Says what becomes of it in a transaction of its own."""
+
+    word: str
+
+    async def call(self) -> int:
+        async with current_job().transaction():
+            current_job().result = SETTLED[self.word]
+        return 1  # not heard
+
+    async def on_success(self, result: int) -> None:
+        said.append(("success", result))
+
+    async def on_error(self, error: Exception) -> None:
+        said.append(("error", str(error)))
+
+    async def on_end(self) -> None:
+        said.append("end")
+
+    async def on_failure(self, error: Exception) -> None:
+        said.append(("failure", str(error)))
+
+    async def on_skip(self, reason: str) -> None:
+        said.append(("skip", reason))
+
+
+@pytest.mark.parametrize("when", ["now", "later"])
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("seven", [("success", 7), "end"]),
+        ("finish", [("success", 8), "end"]),
+        ("fail", ["end", ("failure", "too late")]),
+        ("skip", ["end", ("skip", "done by hand")]),
+        ("snooze", ["end"]),
+        ("discard", ["end"]),
+    ],
+)
+async def test_hooks_are_told_what_a_transaction_of_the_jobs_own_made_of_it(
+    running: Jobs, word: str, told: list[Any], when: Any
+) -> None:
+    """Nobody hears of a success of what failed, was skipped, or was put off there."""
+    if (word, when) == ("fail", "now"):
+        with pytest.raises(Fail):
+            await Settles(word).later("call", run=when)
+    else:
+        await Settles(word).later("call", run=when)
+    await eventually_async(lambda: _is(len(said) >= len(told)))
+    await running.work_off()
+    assert said == told
+
+
+async def _is(fact: bool) -> bool:
+    return fact
+
+
+@attrs.frozen
+class FindsContext(Later, kind="seeds.FindsContext", max_attempts=1):
+    """Its context is found by awaiting."""
+
+    breaks: bool = False
+
+    async def call(self) -> str | None:
+        return current_locale.get()
+
+    async def run_context(self) -> dict[str, str]:
+        if self.breaks:
+            raise OSError("no context")
+        return {"locale": "fr"}
+
+    async def on_error(self, error: Exception) -> None:
+        said.append(("error", str(error)))
+
+    async def on_failure(self, error: Exception) -> None:
+        said.append(("failure", str(error)))
+
+
+async def test_a_context_may_be_awaited_and_its_error_is_one_of_the_attempt(running: Jobs) -> None:
+    """`run_context`, as any hook; and who hears of failures hears of its own."""
+    assert await (await FindsContext().later("call")).result(timeout=10) == "fr"
+    with pytest.raises(JobFailed, match="no context"):
+        await (await FindsContext(True).later("call")).result(timeout=10)
+    assert said == [("error", "no context"), ("failure", "no context")]
+
+
+@attrs.frozen
+class NeverAgain(Later, kind="seeds.NeverAgain"):
+    async def call(self) -> None:
+        raise OSError("broke")
+
+    def reschedule_at(self, now: datetime, attempts: int) -> datetime:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+async def test_the_end_of_time_is_a_century_off(running: Jobs) -> None:
+    """`reschedule_at` may say so; beyond the year 9999, no Python could read the row."""
+    handle = await NeverAgain().later("call")
+
+    async def waits() -> bool:
+        return (await handle.status()) is JobState.RETRYABLE
+
+    await eventually_async(waits)
+    found = await handle.job()
+    assert found.scheduled_at - found.created_at > timedelta(days=99 * 365)
+
+
 # Middleware.
 
 
@@ -445,6 +566,23 @@ async def test_middleware_is_around_each_enqueue_and_each_run(dsn: str) -> None:
         said.clear()
         assert len(await jobs.enqueue_many([around.prepare(), around.prepare()])) == 2
         assert said[0] == ("enqueue", ["seeds.around"] * 2)
+
+
+async def test_middleware_is_told_of_failures_before_there_was_anything_to_call(dsn: str) -> None:
+    """Of inputs that do not fit, and of a context that cannot be restored."""
+    async with Jobs(dsn, middleware=[Plugin()]).running() as jobs:
+        async with jobs.connection() as connection:
+            job_id = await connection.fetchval(
+                """select asyncjobs.enqueue('seeds.around', '{"breaks": "perhaps"}', '{"max_attempts": 1}')"""
+            )
+        with pytest.raises(JobFailed, match="does not fit"):
+            await jobs.handle(job_id).result(timeout=10)
+        assert [each[0] for each in said] == ["error", "failure"]
+        said.clear()
+        handle = await around.set(context={"timezone": "Moon/Apollo"}).later()
+        with pytest.raises(JobFailed, match="Moon/Apollo"):
+            await handle.result(timeout=10)
+        assert [each[0] for each in said[2:]] == ["error", "failure"]
 
 
 async def test_middleware_must_pass_on_what_was_stored(dsn: str) -> None:

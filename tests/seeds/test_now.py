@@ -212,6 +212,22 @@ async def test_the_same_method_runs_both_ways(dsn: str) -> None:
         assert here.cancelling() == 0  # who timed it out asked no more of its caller
 
 
+@job(kind="seeds.puts_itself_off", unique=True)
+async def puts_itself_off(n: int) -> None:
+    raise Snooze(3600)
+
+
+async def test_what_is_put_off_is_unique_all_the_same(dsn: str) -> None:
+    """Its handle is of the one that waits already, and the caller's transaction goes on."""
+    async with Jobs(dsn) as jobs:
+        waiting = await puts_itself_off.set(run="later").later(1)
+        async with jobs.connection() as connection, connection.transaction():
+            handle = await puts_itself_off.set(run="now", on=connection).later(1)
+            assert await connection.fetchval("select count(*) from asyncjobs.jobs") == 1
+        assert handle.id == waiting.id
+        assert (await puts_itself_off.set(run="now").later(1)).id == waiting.id
+
+
 @attrs.frozen
 class EnqueuesNow(Later, kind="seeds.EnqueuesNow", run="now"):
     async def call(self) -> int:

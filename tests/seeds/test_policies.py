@@ -156,6 +156,30 @@ async def test_a_backoff_in_its_forms(running: Jobs, backoff: Any, wait: float) 
         assert abs((found.scheduled_at - started).total_seconds() - wait) < 10
 
 
+def _leaves(attempt: int) -> float:
+    raise SystemExit(attempt)
+
+
+@pytest.mark.parametrize("backoff", [_leaves, lambda attempt: float("nan"), lambda attempt: -attempt])
+async def test_a_backoff_that_is_wrong_costs_nobody_the_job(
+    running: Jobs, backoff: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it raises or says: the default stands in."""
+    with forgotten():
+
+        @job(kind="seeds.backs_off_wrongly", backoff=backoff, max_attempts=2)
+        async def backs_off_wrongly() -> None:
+            raise OSError("not yet")
+
+        handle = await backs_off_wrongly.later()
+
+        async def waits() -> bool:
+            return (await handle.status()) is JobState.RETRYABLE
+
+        await eventually_async(waits)
+        assert "the backoff of seeds.backs_off_wrongly is wrong; the default is used" in caplog.text
+
+
 @pytest.mark.seed("Q4", "D8", "T9")
 async def test_attempts_are_counted_out(running: Jobs) -> None:
     """Q4 … maximum_retry_count ⇒ expired. D8 max_attempts per job. T9 … `retry=False`: that is `max_attempts=1`."""

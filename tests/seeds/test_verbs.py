@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from asyncjobs import (
@@ -54,6 +56,32 @@ def answer(word: str, how: str) -> int:
     return verb  # type: ignore[return-value]
 
 
+@job(kind="seeds.says_in_a_group", max_attempts=3)
+async def says_in_a_group(word: str, how: str) -> int:
+    async def child() -> None:
+        result.append(answer(word, how))
+
+    result: list[int] = []
+    async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as inner:
+        inner.create_task(child())
+        outer.create_task(asyncio.sleep(0))
+    return result[0]
+
+
+@job(kind="seeds.says_a_class", max_attempts=1)
+async def says_a_class(returned: bool) -> None:
+    if returned:
+        return Discard  # type: ignore[return-value]
+    raise Discard
+
+
+async def test_the_class_of_a_verb_means_the_verb(running: Jobs) -> None:
+    """Returned as well as raised, as Python makes one of it there."""
+    for returned in (False, True):
+        with pytest.raises(JobNotFound):
+            await (await says_a_class.later(returned)).result(timeout=10)
+
+
 @job(kind="seeds.says", max_attempts=3)
 async def says(word: str, how: str) -> int:
     return answer(word, how)
@@ -66,7 +94,7 @@ def says_in_a_thread(word: str, how: str) -> int:
 
 @pytest.mark.seed("T7", "Q3")
 @pytest.mark.parametrize("how", ["raised", "returned"])
-@pytest.mark.parametrize("says", [says, says_in_a_thread], ids=["async", "sync"])
+@pytest.mark.parametrize("says", [says, says_in_a_thread, says_in_a_group], ids=["async", "sync", "group"])
 @pytest.mark.parametrize("word", VERBS)
 async def test_a_verb_means_the_same_raised_and_returned(
     running: Jobs, word: str, how: str, says: object

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 
 from asyncjobs import InvalidOption, JobFailed, Jobs, Later, job
 from tests.connections import sqlalchemy_url
-from tests.engine.running import running
+from tests.running import running
 
 ROW = """
 select queue, kind, method, args, priority, max_attempts, state, tags, meta, options,
@@ -276,6 +276,7 @@ async def test_inputs_that_do_not_fit_fail_at_once(dsn: str) -> None:
         ("'k', '{}', '{\"at\": \"2030-01-01\"}'", "at is not a moment"),
         ("'k', '{}', '{\"at\": \"2030-01-01T00:00:00\"}'", "at is not a moment"),
         ("'k', '{}', '{\"at\": \"2030-02-30T00:00:00Z\"}'", "no moment of the calendar"),
+        ("'k', '{}', '{\"at\": \"2030-02-01T00:00:00+99:99\"}'", "no moment of the calendar"),
         ("'k', '{}', '{\"at\": \"2030-02-01T00:00:00Z\", \"delay\": 3}'", "both say when"),
         ("'k', '{}', '{\"timeout\": 0}'", "timeout is not a number"),
         ("'k', '{}', '{\"tags\": \"one\"}'", "tags is not an array"),
@@ -291,6 +292,14 @@ async def test_what_makes_no_sense_is_refused(dsn: str, call: str, words: str) -
         await db.fetchval(f"select asyncjobs.enqueue({call})")  # noqa: S608 -- the test's own
     assert words in str(refused.value)
     assert await db.fetchval("select count(*) from asyncjobs.jobs") == 0
+    await db.close()
+
+
+async def test_a_whole_number_may_be_written_with_a_fraction(dsn: str) -> None:
+    """As some languages write it in JSON, where 1.0 is 1."""
+    db = await connect(dsn)
+    await db.fetchval("select asyncjobs.enqueue('k', '{}', '{\"priority\": -1.0, \"max_attempts\": 3.00}')")
+    assert tuple(await db.fetchrow("select priority, max_attempts from asyncjobs.jobs")) == (-1, 3)
     await db.close()
 
 

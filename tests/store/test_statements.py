@@ -19,6 +19,7 @@ from asyncjobs._model.limits import Rate
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.schedule import NewSchedule
 from asyncjobs._model.states import FinalState, JobState, LiveState
+from asyncjobs._model.urgency import EVERY_PRIORITY
 from asyncjobs._store import (
     bus,
     chores,
@@ -32,6 +33,8 @@ from asyncjobs._store import (
     runners,
     schedules,
     stats,
+    testing,
+    turns,
     unique,
     views,
 )
@@ -95,6 +98,11 @@ def a_schedule() -> NewSchedule:
     )
 
 
+async def a_clock(session: Session) -> None:
+    await testing.make_clock(session)
+    await testing.drop_clock(session)
+
+
 def a_subscription() -> Subscription:
     return Subscription(
         name="s",
@@ -122,6 +130,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "announce_idle": lambda s: claims.announce_idle(s, ["q", ""]),
     "await_job": lambda s: views.await_job(s, 1),
     "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [claims.Claim(1, 1), claims.Claim(2, 1)]),
+    "bring_forward": lambda s: testing.bring_forward(s, ["q"], EPOCH),
     "cancel_job": lambda s: views.cancel_job(s, 1),
     "change_duplicates": lambda s: unique.change_duplicates(s, [a_unique_job()]),
     "claim_jobs": lambda s: claim(s),
@@ -135,6 +144,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "delete_schedule": lambda s: schedules.delete_schedule(s, "n"),
     "beat": lambda s: bus.beat(s, 60.0),
     "declare_subscriptions": lambda s: bus.declare_subscriptions(s, "a", [a_subscription()]),
+    "drop_clock": lambda s: a_clock(s),
     "drop_subscriptions": lambda s: bus.drop_subscriptions(s, "a", ["s"], 0.0),
     "find_claims": lambda s: claims.find_claims(s, [RUNNER]),
     "find_finished": lambda s: claims.find_finished(s, RUNNER, [claims.Claim(1, 1)]),
@@ -152,6 +162,9 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "forget_runner": lambda s: runners.forget_runner(s, RUNNER),
     "get_job": lambda s: views.get_job(s, 1),
     "get_schedule": lambda s: schedules.get_schedule(s, "n"),
+    "make_clock": testing.make_clock,
+    "read_clock": testing.read_clock,
+    "set_clock": lambda s: testing.set_clock(s, EPOCH),
     "hold_lock": lambda s: runners.hold_lock(s, -5),
     "hold_probe": lambda s: probes.hold_probe(s, -5),
     "hold_row": lambda s: probes.hold_row(s, -5),
@@ -198,6 +211,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "resume_queue": lambda s: views.resume_queue(s, "q"),
     "resume_schedule": lambda s: schedules.resume_schedule(s, "n"),
     "retry_job": lambda s: views.retry_job(s, 1),
+    "deal_turns": lambda s: turns.deal_turns(s, ["q"], ["k"], EVERY_PRIORITY, 10),
     "return_jobs": lambda s: claims.return_jobs(
         s, RUNNER, [Returned(a_job(), LiveState.RETRYABLE, 1.5, True, '{"attempt": 1}')]
     ),
@@ -208,6 +222,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "take_turn": lambda s: claims.take_turn(s, 60.0),
     "try_probe": lambda s: probes.try_probe(s, -5, "asyncjobs:probe"),
     "wake_others": lambda s: claims.wake_others(s, ["q"]),
+    "walk_jobs": lambda s: views.walk_jobs(s, 0, 10, ["q"]),
     "withdraw_idle": lambda s: claims.withdraw_idle(s, ["q"]),
 }
 MIGRATING = {
@@ -240,6 +255,7 @@ READ: dict[str, list[str]] = {
     "announce_idle": ["refused", "own_xid"],
     "await_job": ["id"],
     "begin_jobs": ["incarnation"],
+    "bring_forward": ["count"],
     "cancel_job": ["answer"],
     "change_duplicates": ["unique_key", "id"],
     "claim_jobs": list(ClaimedJob._fields),
@@ -265,6 +281,7 @@ READ: dict[str, list[str]] = {
     "finish_jobs": ["id"],
     "get_job": JOB,
     "get_schedule": SCHEDULE,
+    "read_clock": ["clock_timestamp"],
     "hold_probe": ["backend", "held", "is_read_only"],
     "hold_row": ["id"],
     "insert_finished": ["id"],
@@ -288,6 +305,7 @@ READ: dict[str, list[str]] = {
         "runner_pid",
         "runner_seen_at",
     ],
+    "deal_turns": ["queue_name", "kind_name", "dealt"],
     "list_jobs": JOB,
     "list_subscriptions": [
         "app",
@@ -313,7 +331,7 @@ READ: dict[str, list[str]] = {
     "list_schedules": SCHEDULE,
     "list_limits": ["name", "concurrency", "every", "burst", "running"],
     "list_locks": ["key", "slot", "job", "token", "since"],
-    "look_around": ["queues", "kinds", "due", "paused", "suspects", "limited"],
+    "look_around": ["queues", "kinds", "due", "paused", "suspects", "limited", "in_line"],
     "meet_duplicates": ["unique_key", "id"],
     "name_backend": ["backend", "is_read_only"],
     "pass_over_row": ["id"],
@@ -328,6 +346,7 @@ READ: dict[str, list[str]] = {
     "restore_ballast": ["id"],
     "resume_schedule": ["name"],
     "retry_job": ["queue"],
+    "walk_jobs": ["id", "queue", "kind", "method", "args"],
     "take_schedule": [*SCHEDULE, "unfinished"],
     "return_jobs": ["id"],
     "sweep_locks": ["freed", "handed"],
@@ -435,8 +454,8 @@ async def test_every_statement_prepares(dsn: str, name: str) -> None:
 
 
 def test_people_see_every_column_of_a_job() -> None:
-    """A job's fields are the columns of the view, less none."""
-    assert sorted(attribute.name for attribute in attrs.fields(Job)) == sorted(JOB)
+    """A job's fields are the columns of the view, less none; the version is a part of its kind there."""
+    assert sorted(attribute.name for attribute in attrs.fields(Job)) == sorted([*JOB, "version"])
 
 
 async def test_all_null_is_nothing_and_reads_null(dsn: str) -> None:

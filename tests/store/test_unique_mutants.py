@@ -111,7 +111,7 @@ MUTANTS: list[tuple[str, Mutant]] = [
     ("throttle", mutant("nobody knows whose window it is", "name_windows", "set job = named.id", "set job = -named.id")),
     ("window", mutant("one that waits longer loses its name", MEET, "set job = found.id", "set job = -found.id")),
     ("window", mutant("pruned early", "prune_windows", "where expires_at < now()", "where true")),
-    ("suspect", mutant("a suspect waits among others", CHANGE, "case when live.crashes > 0 then 4 else 0 end", "0")),
+    ("suspect", mutant("a suspect waits among others", CHANGE, "case when live.crashes > 0 then 4\n", "case when false then 4\n")),
 ]  # fmt: skip
 
 

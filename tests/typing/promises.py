@@ -51,6 +51,16 @@ from asyncjobs import (
     job,
     queues,
 )
+from asyncjobs.testing import (
+    Clock,
+    all_enqueued,
+    assert_enqueued,
+    drain,
+    frozen_clock,
+    inline,
+    refute_enqueued,
+)
+from asyncjobs.testing import inside as on_stage
 
 T = TypeVar("T")
 
@@ -522,3 +532,41 @@ async def published(jobs: Jobs) -> None:
 
 subscribe(1)  # type: ignore[arg-type]  # pyright: ignore
 subscribe("a", wehre={})  # type: ignore[call-arg]  # pyright: ignore
+
+
+# For tests.
+
+
+async def helped(jobs: Jobs) -> None:
+    async with on_stage(jobs, object()) as staged, frozen_clock(at=datetime(2030, 1, 1, tzinfo=UTC)) as clock:
+        assert_type(staged, Jobs)
+        assert_type(clock, Clock)
+        assert_type(await clock.advance(hours=24), datetime)
+        assert_type(
+            await assert_enqueued(Forgotten, args={"user_id": 1}, delay=timedelta(hours=1)), list[Job]
+        )
+        await refute_enqueued(Forgotten(1), on=object(), states=[JobState.FAILED, "skipped"])
+        assert_type(await all_enqueued("send", tags=["a"]), list[Job])
+        assert_type(await drain(queues=["mail"], with_scheduled=clock.now, raises=False), dict[str, int])
+        with inline(jobs):
+            pass
+    await assert_enqueued(Forgotten, quue="mail")  # type: ignore[call-arg]  # pyright: ignore
+    await drain(with_scheduled="tomorrow")  # type: ignore[arg-type]  # pyright: ignore
+
+
+def to_cents(stored: dict[str, Any]) -> dict[str, Any]:
+    return {"cents": stored["amount"] * 100}
+
+
+@attrs.frozen
+class Evolved(Later, aliases=["old:Name"], renamed={"run": "call"}, version=2, upcasters={1: to_cents}):
+    cents: int
+
+    async def call(self) -> None: ...
+
+
+@job(aliases=["old:name"], version=2, upcasters={1: lambda stored: {**stored, "locale": "is"}})
+async def evolved(locale: str) -> None: ...
+
+
+job(upcasters={1: "to_cents"})  # type: ignore[dict-item]  # pyright: ignore

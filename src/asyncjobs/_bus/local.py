@@ -29,6 +29,8 @@ from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.events import Event, Subscription, matches
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.queues import QueueRegistry
+from asyncjobs._model.verbs import Cancel, Discard, Finish, Skip, Snooze, says_verb
+from asyncjobs._model.versions import stored_name
 from asyncjobs.errors import InvalidOption
 
 Word = Literal["inline", "standalone", "suppress"]
@@ -123,14 +125,19 @@ async def _run(subscription: Subscription, event: Event, text: str, codec: Codec
     if isinstance(kind, Relay):
         async with supplied(provide, kind.dependencies(None)) as supply:
             prepared = await kind.prepared(event, text, codec, supply)
-        kind, method, text = registry.find(prepared.kind), prepared.method, prepared.encode(codec)
+        name = stored_name(prepared.kind, prepared.history.version)
+        kind, method, text = registry.find(name), prepared.method, prepared.encode(codec)
     async with supplied(provide, kind.dependencies(method)) as supply:
         call = kind.bind(method, text, codec, supply)
         if call.needed is not None:
             answer = call.needed()
-            if not (await answer if inspect.isawaitable(answer) else answer):
+            answer = await answer if inspect.isawaitable(answer) else answer
+            if not answer or says_verb(answer):
                 return
-        if call.is_async:
-            await call.function()
-        else:
-            await asyncio.to_thread(call.function)
+        try:
+            if call.is_async:
+                await call.function()
+            else:
+                await asyncio.to_thread(call.function)
+        except (Snooze, Cancel, Skip, Discard, Finish):
+            return  # it said what is to become of its job, and there is none

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from asyncjobs._bus.events import ATTRIBUTES
@@ -20,6 +21,8 @@ from asyncjobs._define.service import Service
 from asyncjobs._engine.context import current_job
 from asyncjobs._model.events import Event
 from asyncjobs.errors import InvalidInput
+
+LONGEST_NAME = 120  #: characters of a kind
 
 Transform = Callable[[Event], Any]
 """What a subscriber's job is made from, out of an event: a dictionary of arguments, or the object of a Later class."""
@@ -52,7 +55,7 @@ class Relay(Definition[..., Any, int]):
         )
         super().__init__(
             relay,
-            {"kind": f"{target.kind} < {name}"}
+            {"kind": f"{target.history.first_name(target.kind)} < {name}"}
             | {  # type: ignore[arg-type]
                 word: options[word]
                 for word in ("queue", "app", "priority", "max_attempts", "backoff")
@@ -64,6 +67,9 @@ class Relay(Definition[..., Any, int]):
         return Call(
             functools.partial(self._pass_on, args, codec, supply), True, int, f"relay to {self._target.kind}"
         )
+
+    def try_out(self, method: str | None, args: str, codec: Codec) -> None:
+        """What is stored are an event's attributes, whatever they are."""
 
     @functools.cached_property
     def _dependencies(self) -> frozenset[Any]:
@@ -110,3 +116,11 @@ class Relay(Definition[..., Any, int]):
     def _meta(self) -> Mapping[str, Any]:
         merged = {**self._target.options_of(self._method), **self._own}
         return merged.get("meta") or {}
+
+
+def _kind(target: str, name: str) -> str:
+    """The kind of what passes on to *target*, as short as a kind must be, and the same in every process."""
+    kind = f"{target} < {name}"
+    if len(kind) <= LONGEST_NAME and kind.isprintable():
+        return kind
+    return f"{target[:80]} < {blake2b(kind.encode(), digest_size=8).hexdigest()}"

@@ -17,8 +17,9 @@ from asyncjobs._define.service import Later, Service
 from asyncjobs._enqueue.carried import meta_of
 from asyncjobs._model.events import Is, Subscription, Wanted, check_where, names_of
 from asyncjobs._model.keys import key_words
-from asyncjobs._model.options import JOB_WORDS, DefinitionOptions, check_words, stored_options
+from asyncjobs._model.options import JOB_WORDS, DefinitionOptions, check_name, check_words, stored_options
 from asyncjobs._model.queues import place_of, queues
+from asyncjobs._model.versions import stored_name
 from asyncjobs.errors import InvalidDefinition, InvalidInput, InvalidOption
 
 P = ParamSpec("P")
@@ -56,6 +57,8 @@ def subscribe(
     *call* runs) they are this subscription's own. *name* tells two subscriptions of one job to the same events apart.
     """
     _check_storable(check_where(where))
+    if name is not None:
+        check_name(name, "name")
     return _Subscribe(event, names_of(event), check_where(where), name, call, transform, options)
 
 
@@ -116,9 +119,9 @@ class _Subscribe:
         options = {**target.options_of(method), **own}
         name = (
             self._name
-            or f"{target.kind}{f'.{method}' if method not in (None, 'call') else ''} on {_words(self._event)}"
+            or f"{target.history.first_name(target.kind)}{_dotted(target, method)} on {_words(self._event)}"
         )
-        kind = target.kind
+        kind = stored_name(target.kind, target.history.version)
         if self._transform is not None or key_words(options):
             # What makes its keys or its inputs is code, which the publisher does not have.
             relay = Relay(target, method, own, self._transform, name)
@@ -146,11 +149,19 @@ class _Subscribe:
 
 
 def _check_storable(where: Mapping[str, Wanted] | None) -> None:
-    literals = {key: each for key, each in (where or {}).items() if not isinstance(each, Is | re.Pattern)}
+    literals = {
+        key: None if isinstance(each, Is | re.Pattern) else each for key, each in (where or {}).items()
+    }
     try:
         Codec().encode_plain(literals, what="where=")
     except InvalidInput as error:
         raise InvalidOption(str(error)) from error
+
+
+def _dotted(target: Any, method: str | None) -> str:
+    """The method as it was called first: a subscription keeps its name when what it runs is renamed."""
+    first = None if method is None else target.history.first_method(method)
+    return "" if first in (None, "call") else f".{first}"
 
 
 def _words(event: str | re.Pattern[str]) -> str:

@@ -194,9 +194,12 @@ def _trouble(value: Any, declared: Any) -> Trouble | None:
 
 def _undecodable(name: str, declared: Any, stored: Any, error: Exception, what: str) -> UndecodableInput:
     path, words = _where(error)
+    misfit = f"does not fit its declaration {_name(declared)}"
     return UndecodableInput(
-        f"{what}: stored {name}{path} does not fit its declaration {_name(declared)}: {words}. "
-        f"Stored is {shorten(stored)}; has the definition changed since? Accept both shapes, or cancel the job"
+        f"{what}: stored {name}{path} {misfit}: {words}. "
+        f"Stored is {shorten(stored)}; has the definition changed since? Accept both shapes, or cancel the job",
+        input=name.removeprefix("input "),
+        discreet=f"{what}: stored {name} {misfit}",
     )
 
 

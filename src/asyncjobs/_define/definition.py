@@ -15,9 +15,10 @@ from asyncjobs._define.codec import Codec
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue
 from asyncjobs._define.from_sync import enqueue_sync
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.history import History, history_of
 from asyncjobs._define.keys import Inputs, check_function_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
-from asyncjobs._define.signature import FunctionSignature
+from asyncjobs._define.signature import STAND_INS, FunctionSignature
 from asyncjobs._enqueue.options import LaterOptions
 from asyncjobs._model.options import DEFAULTS, DefinitionOptions
 from asyncjobs.errors import InvalidDefinition
@@ -48,11 +49,20 @@ class Definition(Generic[P, T, R]):
         self.is_method: bool = bool(self._owner) and not self._owner.endswith("<locals>")
         self.kind: str = options.get("kind") or kind_of(function)
         self.signature: FunctionSignature = FunctionSignature(function, self.home, is_method=self.is_method)
+        self.history: History = history_of(options, options)
         if not self.is_method:
+            if "renamed" in options:
+                raise InvalidDefinition(
+                    f"{self.home} is a function, which has no methods; leave renamed= out"
+                )
             check_function_keys(function, options, self.home)
             register(self)
         elif "kind" in options:
             raise InvalidDefinition(f"{self.home} is a method: its kind is its class', say kind= there")
+        elif past := options.keys() & {"aliases", "renamed", "version", "upcasters"}:
+            raise InvalidDefinition(
+                f"{self.home} is a method: what its jobs were before is its class' to say, so say {min(past)}= there"
+            )
         elif "placement" in options:
             raise InvalidDefinition(
                 f"{self.home} is a method: its class says where its jobs run, say placement= there"
@@ -129,6 +139,7 @@ class Definition(Generic[P, T, R]):
             defined=self.options_of(None),
             call=call,
             chosen=lambda names: Inputs(what, self.signature, inputs).chosen(names),
+            history=self.history,
         )
 
     # What the engine asks of a kind.
@@ -145,6 +156,11 @@ class Definition(Generic[P, T, R]):
         inputs = codec.decode(args, self.signature.types, what=what)
         ready = self.signature.ready(self.function, inputs, supply, what)
         return Call(ready, self.is_async, self.signature.result_type, what)
+
+    def try_out(self, method: str | None, args: str, codec: Codec) -> None:  # noqa: ARG002
+        what = f"{self.name}()"
+        inputs = codec.decode(args, self.signature.types, what=what)
+        self.signature.ready(self.function, inputs, STAND_INS, what)
 
     def dependencies(self, method: str | None = None) -> frozenset[Any]:  # noqa: ARG002
         return self._dependencies

@@ -10,7 +10,9 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from asyncjobs._define.codec import Codec
+from asyncjobs._define.fairness import fair
 from asyncjobs._define.handle import Handle, reader_by_kind, typed_reader
+from asyncjobs._define.history import NO_HISTORY, History, check_history
 from asyncjobs._define.keys import Chosen
 from asyncjobs._define.locking import locked
 from asyncjobs._define.uniqueness import unique
@@ -41,15 +43,19 @@ class Prepared(Generic[R]):
     call: Mapping[str, Any]  #: the options of this call
     chosen: Chosen  #: what its keys are made of
     on_enqueue: Callable[[], Any] | None = None  #: asked before it is stored; may say options
+    history: History = NO_HISTORY
 
     def new_job(self, codec: Codec, registry: QueueRegistry = queues) -> NewJob:
         """The job to store. Raises InvalidInput."""
         job = self._unkeyed_job(codec, registry)
+        turns = self.call["fair"] if "fair" in self.call else self.defined.get("fair")
+        if turns:
+            job = fair(job, turns, self.chosen)
         lock = self.call["lock"] if "lock" in self.call else self.defined.get("lock")
         if lock:
-            job = locked(job, lock, self.chosen)
+            job = locked(job, lock, self.chosen, self.history)
         alike = self.call["unique"] if "unique" in self.call else self.defined.get("unique")
-        return unique(job, alike, self.chosen) if alike else job
+        return unique(job, alike, self.chosen, self.history) if alike else job
 
     def _unkeyed_job(self, codec: Codec, registry: QueueRegistry) -> NewJob:
         call, options = self.call, self.defined
@@ -65,6 +71,7 @@ class Prepared(Generic[R]):
                 max_attempts=options["max_attempts"],
                 tags=options.get("tags"),
                 meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
+                version=self.history.version,
             )
         merged = {**options, **call}
         meta = meta_of(merged)
@@ -81,6 +88,7 @@ class Prepared(Generic[R]):
             tags=merged.get("tags"),
             meta=None if meta is None else codec.encode_plain(meta, what=f"meta of {self.what}"),
             options=stored_options(call),
+            version=self.history.version,
         )
 
     def handle(self, job_id: int, jobs: Enqueuer, codec: Codec) -> Handle[R]:
@@ -173,6 +181,7 @@ def call_options(given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 def defined_options(given: Mapping[str, Any], where: str) -> DefinitionOptions:
     """The options of a class or of `@job`, checked where they are written."""
     options = definition_options(given, where)
+    check_history(options, where)
     if "meta" in options:
         try:
             Codec().encode_plain(options["meta"], what=f"meta of {where}")

@@ -1,4 +1,4 @@
-"""The key of a job: what makes two jobs alike for `unique=` and `lock=`.
+"""The key of a job: what makes two jobs alike for `unique=`, `lock=` and `fair=`.
 
 Made from what is stored, not from what Python holds: two processes that encode equal inputs come to the same key. What was
 left out counts as its default, so that `send.later(42)` and `send.later(42, locale="en")` are alike.
@@ -35,7 +35,12 @@ def make_key(rule: KeyRule, chosen: Chosen, namespace: str) -> str:
     """
     content: Any = rule.key if rule.key is not None else chosen(rule.names)
     space = namespace if rule.namespace is None else rule.namespace
-    text = orjson.dumps([space, content], option=STRICT | orjson.OPT_SORT_KEYS)
+    return hashed([space, content])
+
+
+def hashed(content: Any) -> str:
+    """A key of JSON-native *content*: 32 hexadecimal digits, the same in every process."""
+    text = orjson.dumps(content, option=STRICT | orjson.OPT_SORT_KEYS)
     return blake2b(text, digest_size=16).hexdigest()
 
 
@@ -138,7 +143,7 @@ def _with_defaults(signature: FunctionSignature, given: Mapping[str, Any]) -> It
 
 
 def check_function_keys(function: Any, options: Mapping[str, Any], home: str) -> None:
-    """Refuse names in the `unique=` or `lock=` of a `@job` function that it does not take."""
+    """Refuse names in the `unique=`, `lock=` or `fair=` of a `@job` function that it does not take."""
     words = key_words(options)
     if words:
         taken = {each.name for each in parameters(function, is_method=False)}
@@ -147,7 +152,7 @@ def check_function_keys(function: Any, options: Mapping[str, Any], home: str) ->
 
 
 def check_class_keys(cls: type, options: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse names in the `unique=` or `lock=` of a class, or of its `@job` *methods*, that its objects cannot have.
+    """Refuse names in the `unique=`, `lock=` or `fair=` of a class, or of its `@job` *methods*, that its objects cannot have.
 
     What a hand-written `__init__` or `__getattr__` may bring cannot be known here, and is found out at the first use.
     """

@@ -3,61 +3,71 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from asyncjobs._define.call import Call
-from asyncjobs._define.codec import Codec
+from asyncjobs._define.former import Former
+from asyncjobs._define.kind import Kind
+from asyncjobs._model.versions import name_and_version
 from asyncjobs.errors import InvalidDefinition, UnknownKind
 
-
-class Kind(Protocol):
-    """A definition, as the engine sees it."""
-
-    kind: str
-    home: str  #: module and qualified name, to tell a definition made twice from two of one name
-
-    def options_of(self, method: str | None) -> Mapping[str, Any]:
-        """The options of a job of this kind, merged."""
-
-    def bind(self, method: str | None, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Call:
-        """Stored inputs made into a call. Raises UndecodableInput."""
-
-    def dependencies(self, method: str | None = None) -> frozenset[Any]:
-        """The types `supply` must hold for `bind`: of one method, or of all that may be jobs."""
-
-    def result_type(self, method: str | None) -> Any:
-        """What the call is declared to return."""
-
-
-_kinds: dict[str, Kind] = {}
+_kinds: dict[str, Kind] = {}  #: by each name under which jobs of theirs may be stored
 _standalone: set[str] = set()  #: those that are kept out of processes that serve requests
 
 
 def register(definition: Kind) -> None:
-    """Make *definition* known.
+    """Make *definition* known, under its name and its former ones.
 
     The same class or function again replaces itself: slots classes are created twice, modules reloaded, and a script
     is imported once more by the server it starts. Raises InvalidDefinition for another one of the same kind.
     """
+    for name in (definition.kind, *definition.history.aliases):
+        _check_free(name, definition)
     known = _kinds.get(definition.kind)
-    if known is not None and known.home != definition.home:
+    if known is not None:
+        for name, _ in known.history.stored_names(known.kind):
+            _kinds.pop(name, None)
+            _standalone.discard(name)
+    is_standalone = definition.options_of(None).get("placement") == "standalone"
+    for name, version in definition.history.stored_names(definition.kind):
+        is_todays = version == definition.history.version
+        _kinds[name] = definition if is_todays else Former(definition, version)
+        if is_standalone:
+            _standalone.add(name)
+        else:
+            _standalone.discard(name)
+
+
+def _check_free(name: str, definition: Kind) -> None:
+    """Refuse a *name* that is another definition's, today's or former."""
+    if name == definition.kind and name in definition.history.aliases:
+        raise InvalidDefinition(f"{definition.home} is of kind {name!r} today; take it out of its aliases")
+    known = _kinds.get(name)
+    if known is None or known.home == definition.home:
+        return
+    if name == known.kind == definition.kind:
         raise InvalidDefinition(
-            f"kind {definition.kind!r} is defined twice, as {known.home} and as {definition.home}; name one of them otherwise"
+            f"kind {name!r} is defined twice, as {known.home} and as {definition.home}; name one of them otherwise"
         )
-    _kinds[definition.kind] = definition
-    if definition.options_of(None).get("placement") == "standalone":
-        _standalone.add(definition.kind)
-    else:
-        _standalone.discard(definition.kind)
+    live, former = (known, definition) if known.kind == name else (definition, known)
+    if name == live.kind:
+        raise InvalidDefinition(
+            f"{former.home} says that it was {name!r} before (aliases=), which is {live.home} today; a job stored under that name "
+            "could be meant for either, so take it out of the aliases"
+        )
+    raise InvalidDefinition(
+        f"{known.home} and {definition.home} both say that they were {name!r} before; take it out of the aliases of one"
+    )
 
 
 def find(kind: str) -> Kind:
-    """The definition of *kind*. Raises UnknownKind, naming the nearest."""
+    """What reads jobs that are stored as *kind*. Raises UnknownKind, naming the nearest."""
     if kind in _kinds:
         return _kinds[kind]
+    if newer := newer_version(kind):
+        raise UnknownKind(f"{kind!r} was stored by newer code: {newer}")
     near = get_close_matches(kind, _kinds, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UnknownKind(
@@ -68,18 +78,54 @@ def find(kind: str) -> Kind:
 def find_by_ending(ending: str) -> Kind:
     """The one definition whose kind ends in *ending*, as people type it. Raises UnknownKind."""
     if ending in _kinds:
-        return _kinds[ending]
-    found = [kind for kind in _kinds if kind.endswith((f":{ending}", f".{ending}"))]
+        return _todays(_kinds[ending])
+    found = [kind for kind in defined_kinds() if kind.endswith((f":{ending}", f".{ending}"))]
     if len(found) == 1:
-        return _kinds[found[0]]
+        return _todays(_kinds[found[0]])
     if found:
         raise UnknownKind(f"{ending!r} could be any of {', '.join(sorted(found))}; write more of it")
     return find(ending)
 
 
 def known_kinds() -> frozenset[str]:
-    """Every kind this process can run."""
+    """Every name under which a job may be stored that this process can run."""
     return frozenset(_kinds)
+
+
+def defined_kinds() -> frozenset[str]:
+    """Every kind that is defined in this process, by today's name."""
+    return frozenset(each.kind for each in _kinds.values())
+
+
+def todays_name(stored: str) -> str:
+    """What the kind of a job that is stored as *stored* is called today; where it is not known, what it was called."""
+    known = _kinds.get(stored)
+    return name_and_version(stored)[0] if known is None else known.kind
+
+
+def as_stored(stored: str) -> str:
+    """The kind a job is stored as, in words: which it is, at which version, and what that is today."""
+    name, version = name_and_version(stored)
+    known = _kinds.get(stored)
+    words = f"kind {name!r}, stored at version {version}"
+    if known is None:
+        return words
+    if known.history.version != version:
+        words += f" of {known.history.version}"
+    return words if known.kind == name else f"{words}, today {known.kind!r}"
+
+
+def newer_version(stored: str) -> str | None:
+    """Of a job that newer code has stored, the versions in words; None of any other that is not known here."""
+    name, version = name_and_version(stored)
+    known = _kinds.get(name)
+    if known is None or version <= known.history.version:
+        return None
+    return f"its inputs are of version {version}, and this process knows version {known.history.version}"
+
+
+def _todays(known: Kind) -> Kind:
+    return known.definition if isinstance(known, Former) else known
 
 
 def is_standalone(kind: str) -> bool:
@@ -94,7 +140,8 @@ def kinds_for_anywhere() -> frozenset[str]:
 
 def definitions() -> Iterator[Kind]:
     """Every definition, by kind."""
-    return iter([_kinds[kind] for kind in sorted(_kinds)])
+    known = {each.kind: each for each in map(_todays, _kinds.values())}
+    return iter([known[kind] for kind in sorted(known)])
 
 
 def kind_of(thing: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
@@ -14,12 +14,15 @@ from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import BoundJob, Calling, Definition
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.service import Later
+from asyncjobs._define.storable import STRICT
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.job import NewJob
+from asyncjobs._model.lock import lock_of
 from asyncjobs._model.options import check_name
 from asyncjobs._model.queues import QueueRegistry, queues
 from asyncjobs._model.schedule import TICK, Missed, NewSchedule, Overlap
 from asyncjobs._model.ticks import Timing, cron_timing, every_timing, next_ticks
+from asyncjobs._model.unique import unique_of
 from asyncjobs.errors import InvalidDefinition, InvalidOption
 
 What = Later | Prepared[Any] | Definition[[], Any, Any] | BoundJob[[], Any, Any] | Calling[[], Any]
@@ -75,7 +78,14 @@ class Repeating:
         return [tick.astimezone(ZoneInfo(self._times()["timezone"])) for tick in ticks]
 
     def new_schedule(self, codec: Codec, registry: QueueRegistry = queues) -> NewSchedule:
-        """The schedule to store. Raises InvalidInput."""
+        """The schedule to store. Raises InvalidInput, and InvalidOption where each tick would have a key of its own."""
+        for word, rule in (("unique", unique_of), ("lock", lock_of)):
+            keyed = rule(self.what.call[word] if word in self.what.call else self.what.defined.get(word))
+            if keyed is not None and keyed.key is None and _has_the_tick(self.what.chosen(keyed.names)):
+                raise InvalidOption(
+                    f"schedule {self.name!r}: {word}= is by an input that is TICK, which no two ticks have alike; name other inputs, "
+                    f"as in .set({word}=…), or leave it out there with {word}=None"
+                )
         return NewSchedule(
             name=self.name,
             **self._times(),
@@ -173,6 +183,10 @@ def job_of_tick(codec: Codec, job: NewJob, schedule: str, tick: datetime, due: d
         meta=codec.encode_plain(meta, what=f"meta of schedule {schedule!r}"),
         scheduled_at=due,
     )
+
+
+def _has_the_tick(content: Mapping[str, Any]) -> bool:
+    return _THE_TICK in orjson.dumps(content, option=STRICT).decode()
 
 
 def _prepared(what: object) -> Prepared[Any]:

@@ -17,10 +17,12 @@ from asyncjobs._define.enqueueing import Prepared, call_options, defined_options
 from asyncjobs._define.faithful import difference, shorten
 from asyncjobs._define.from_sync import enqueue_sync
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.history import NO_HISTORY, History, history_of
 from asyncjobs._define.hooks import HOOKS, RUN_HOOKS, check_hooks, hooks_of
 from asyncjobs._define.keys import ARGUMENTS, Inputs, check_class_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
 from asyncjobs._define.signature import (
+    STAND_INS,
     ClassSignature,
     FunctionSignature,
     Signature,
@@ -30,7 +32,8 @@ from asyncjobs._define.signature import (
 from asyncjobs._define.twins import point_super_at
 from asyncjobs._enqueue.options import LaterOptions
 from asyncjobs._model.options import DEFAULTS, DefinitionOptions
-from asyncjobs.errors import InvalidDefinition, InvalidInput
+from asyncjobs._model.verbs import Verb
+from asyncjobs.errors import InvalidDefinition, InvalidInput, UndecodableInput
 
 R = TypeVar("R")
 
@@ -60,7 +63,7 @@ class Later:
         cls.__asyncjobs_options__ = {**DEFAULTS, **_options_of(cls)}
         jobs = {name: each.options for name, each in cls.__dict__.items() if isinstance(each, Definition)}
         check_class_keys(cls, cls.__asyncjobs_options__, jobs)
-        service = Service(cls, own.get("kind") or kind_of(cls))
+        service = Service(cls, own.get("kind") or kind_of(cls), history_of(own, cls.__asyncjobs_options__))
         cls.__asyncjobs_service__ = service  # type: ignore[attr-defined]
         register(service)
 
@@ -161,12 +164,12 @@ def _asks_nothing(function: Any) -> bool:
 
 
 def _options_of(cls: type) -> dict[str, Any]:
-    """What *cls* and its bases say, the nearest last. A kind is nobody's but its own class'."""
+    """What *cls* and its bases say, the nearest last. A kind is nobody's but its own class', and so are those it was."""
     return {
         word: value
         for each in reversed(cls.__mro__)
         for word, value in each.__dict__.get("__asyncjobs_own__", {}).items()
-        if word != "kind"
+        if word not in ("kind", "aliases")
     }
 
 
@@ -209,6 +212,10 @@ def _name_of(instance: Later, call: Any) -> str:
     return name
 
 
+class NoSuchMethod(InvalidDefinition, AttributeError):
+    """A name that no public method of the object has."""
+
+
 @attrs.frozen
 class _Method:
     name: str
@@ -223,15 +230,17 @@ class _Method:
 class Service:
     """A `Later` class, as the engine sees it: inputs into an object, a method's name into a call."""
 
-    def __init__(self, cls: type[Later], kind: str) -> None:
+    def __init__(self, cls: type[Later], kind: str, history: History = NO_HISTORY) -> None:
         self.cls = cls
         self.kind = kind
+        self.history: History = history
         self.home: str = f"{module_of(cls)}.{cls.__qualname__}"
         self._signature = ClassSignature(cls, self.home)
         self._methods: dict[str, _Method] = {}
         self._dependencies: dict[str | None, frozenset[Any]] = {}
         self._hooks = hooks_of(cls)
         self._is_told = bool(self._hooks.keys() & RUN_HOOKS)
+        self._check_renamed()
 
     def prepare(
         self,
@@ -275,6 +284,7 @@ class Service:
             call,
             chosen,
             on_enqueue,
+            self.history,
         )
 
     def check_takes_nothing(self, name: str) -> None:
@@ -287,10 +297,10 @@ class Service:
             )
 
     def options_of(self, method: str | None) -> Mapping[str, Any]:
-        return self.cls.__asyncjobs_options__ if method is None else self._method(method).options
+        return self.cls.__asyncjobs_options__ if method is None else self._stored_method(method).options
 
     def bind(self, method: str | None, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Call:
-        found = self._method(method or "")
+        found = self._stored_method(method or "")
         stored = codec.load(args, what=found.what)
         inputs = codec.read(stored, self._signature.types, what=found.what)
         instance = self._make(inputs, supply, found.what)
@@ -304,17 +314,35 @@ class Service:
         hooks = Hooks(instance, self._hooks) if self._is_told else None
         return Call(ready, found.is_async, found.signature.result_type, found.what, needed, hooks)
 
+    def try_out(self, method: str | None, args: str, codec: Codec) -> None:
+        found = self._stored_method(method or "")
+        stored = codec.load(args, what=found.what)
+        inputs = codec.read(stored, self._signature.types, what=found.what)
+        make = self._signature.ready(self.cls, inputs, STAND_INS, found.what)
+        if found.takes_arguments:
+            arguments = codec.read(stored.get(ARGUMENTS, {}), found.signature.types, what=found.what)
+            found.signature.ready(found.function, arguments, STAND_INS, found.what)
+        if self._signature.supplied:
+            return
+        try:
+            make()
+        except Verb:
+            return  # it says what becomes of the job, when it runs
+        except Exception as error:
+            raised = f"{found.what}: making {self.cls.__qualname__} of the stored inputs raised {type(error).__name__}"
+            raise UndecodableInput(f"{raised}: {error}", reason="cannot be made", discreet=raised) from error
+
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         if method not in self._dependencies:
             signatures = (
-                self._known() if method is None else [self._signature, self._method(method).signature]
+                self._known() if method is None else [self._signature, self._stored_method(method).signature]
             )
             wanted = (wanted for each in signatures for wanted in each.supplied.values())
             self._dependencies[method] = frozenset(wanted)
         return self._dependencies[method]
 
     def result_type(self, method: str | None) -> Any:
-        return self._method(method or "").signature.result_type
+        return self._stored_method(method or "").signature.result_type
 
     def _arguments_of(
         self, method: _Method, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -376,6 +404,24 @@ class Service:
                     "made again from that; a job is stored by its inputs, so keep them as they were given"
                 )
 
+    def _stored_method(self, name: str) -> _Method:
+        """The method that a stored job names, maybe by a former name."""
+        known = self._methods.get(name)
+        return self._method(self.history.renamed.get(name, name)) if known is None else known
+
+    def _check_renamed(self) -> None:
+        for former, today in self.history.renamed.items():
+            if not callable(getattr(self.cls, today, None)):
+                raise InvalidDefinition(
+                    f"{self.cls.__qualname__} has no method {today!r}, though it says that {former!r} is called so today (renamed=)"
+                    f"{self._hint(today)}"
+                )
+            if hasattr(self.cls, former):
+                raise InvalidDefinition(
+                    f"{self.cls.__qualname__} has {former!r}, though it says that this is called {today!r} today (renamed=); "
+                    "a stored job could mean either, so take it out of one"
+                )
+
     def _method(self, name: str) -> _Method:
         if name not in self._methods:
             self._methods[name] = self._look_up(name)
@@ -390,9 +436,7 @@ class Service:
             merged = {**options, **function.options}
             return _Method(name, what, function.function, function.is_async, True, signature, merged)
         if function is None or name in _NO_JOBS:
-            raise InvalidDefinition(
-                f"{self.cls.__qualname__} has no public method {name!r}{self._hint(name)}"
-            )
+            raise NoSuchMethod(f"{self.cls.__qualname__} has no public method {name!r}{self._hint(name)}")
         if name.startswith("_"):
             raise InvalidDefinition(
                 f"{what} is private, but a job names it from outside; give it a public name"

@@ -140,13 +140,24 @@ class Signature:
                 bound.arguments[name] = inputs[name]
             elif each.needs_a_value:
                 raise UndecodableInput(
-                    f"{what} needs {name!r}, which this job was stored without; give it a default for jobs enqueued before it"
+                    f"{what} needs {name!r}, which this job was stored without; give it a default for jobs enqueued before it",
+                    reason="missing input",
+                    input=name,
                 )
             elif each.parameter.kind is _P.POSITIONAL_ONLY or (
                 by_position and each.parameter.kind is _P.POSITIONAL_OR_KEYWORD
             ):  # what stands behind it is passed by position
                 bound.arguments[name] = each.parameter.default
         return bound
+
+
+class _StandIns(dict[Any, Any]):
+    def __missing__(self, wanted: Any) -> Any:
+        return self  # whatever it is: not None
+
+
+STAND_INS: Mapping[Any, Any] = _StandIns()
+"""Something for every dependency, where inputs are tried out and nothing is called."""
 
 
 class FunctionSignature(Signature):

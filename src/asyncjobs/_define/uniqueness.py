@@ -6,12 +6,13 @@ from typing import Any
 
 import attrs
 
+from asyncjobs._define.history import NO_HISTORY, History
 from asyncjobs._define.keys import Chosen, make_key
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.unique import unique_of
 
 
-def unique(job: NewJob, given: Any, chosen: Chosen) -> NewJob:
+def unique(job: NewJob, given: Any, chosen: Chosen, history: History = NO_HISTORY) -> NewJob:
     """*job*, with the key that `unique=` *given* means for it. Kept in its options, too, for a retry once it is final.
 
     Two methods of one object are two jobs, so a kind's methods have their keys for themselves.
@@ -19,7 +20,10 @@ def unique(job: NewJob, given: Any, chosen: Chosen) -> NewJob:
     rule = unique_of(given)
     if rule is None:
         return job
-    key = make_key(rule, chosen, job.kind if job.method is None else f"{job.kind}.{job.method}")
+    space = history.first_name(job.kind)
+    if job.method is not None:
+        space = f"{space}.{history.first_method(job.method)}"
+    key = make_key(rule, chosen, space)
     to_start = rule.until == "start"
     return attrs.evolve(
         job,

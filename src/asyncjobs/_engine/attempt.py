@@ -19,6 +19,7 @@ import orjson
 from asyncjobs._define import registry
 from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
+from asyncjobs._define.kind import Kind
 from asyncjobs._engine.around import NOTHING_AROUND, Around
 from asyncjobs._engine.context import RunningJob
 from asyncjobs._engine.hooks import Told
@@ -32,7 +33,7 @@ from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.options import DEFAULTS
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import FinalState, LiveState
-from asyncjobs._model.verbs import Cancel, Fail, Finish, Retry, Skip, Verb
+from asyncjobs._model.verbs import Cancel, Fail, Finish, Retry, Skip, Verb, only_verb, says_verb
 from asyncjobs.errors import InvalidInput, InvalidOption, UndecodableInput
 
 logger = logging.getLogger("asyncjobs")
@@ -104,25 +105,50 @@ class Attempt:
 
     def run(self) -> Coroutine[Any, Any, Outcome | None]:
         """Run the job once. None when it settled itself in a transaction of its own. Raises whatever the job raises."""
+        if self.around.middleware:
+            return self._run_heard()
+        return self._begin()
+
+    async def _run_heard(self) -> Outcome | None:
+        """Run it where middleware is told of errors: also of those before there was anything to call."""
+        try:
+            return await self._begin()
+        except BaseException as raised:
+            return await Told(self, NO_CALL).hear(raised)
+
+    def _begin(self) -> Coroutine[Any, Any, Outcome | None]:
         definition = registry.find(self.job.kind)
         self.options = definition.options_of(self.job.method)
         if self.job.meta is not None and (came := self.around.came_along(self.job.meta)):
             return self._run_in_context(definition, came)
         return self._run(definition)
 
-    async def _run_in_context(self, definition: registry.Kind, came: dict[str, Any]) -> Outcome | None:
+    async def _run_in_context(self, definition: Kind, came: dict[str, Any]) -> Outcome | None:
         with self.around.restored(came):
             return await self._run(definition)
 
-    def _run(self, definition: registry.Kind) -> Coroutine[Any, Any, Outcome | None]:
+    def _run(self, definition: Kind) -> Coroutine[Any, Any, Outcome | None]:
         wanted = definition.dependencies(self.job.method)
         if wanted:
             return self._call_supplied(definition, wanted)
-        return self._call(definition.bind(self.job.method, self.job.args, self.codec, {}))
+        try:
+            call = definition.bind(self.job.method, self.job.args, self.codec, {})
+        except UndecodableInput as error:
+            raise self._placed(error) from None
+        return self._call(call)
 
-    async def _call_supplied(self, definition: registry.Kind, wanted: frozenset[Any]) -> Outcome | None:
+    async def _call_supplied(self, definition: Kind, wanted: frozenset[Any]) -> Outcome | None:
         async with supplied(self.provide, wanted) as supply:
-            return await self._call(definition.bind(self.job.method, self.job.args, self.codec, supply))
+            try:
+                call = definition.bind(self.job.method, self.job.args, self.codec, supply)
+            except UndecodableInput as error:
+                raise self._placed(error) from None
+            return await self._call(call)
+
+    def _placed(self, error: UndecodableInput) -> UndecodableInput:
+        """*error*, which says what does not fit, saying also of which kind and version."""
+        error.args = (f"{error} ({registry.as_stored(self.job.kind)})",)
+        return error
 
     def _call(self, call: Call) -> Coroutine[Any, Any, Outcome | None]:
         if call.hooks is None and not self.around.middleware:
@@ -140,6 +166,10 @@ class Attempt:
             if call.needed is not None:
                 await self.check_needed(call, call.needed)
             value = await (call.function() if call.is_async else self._in_thread(call.function, call.what))
+        except BaseExceptionGroup as group:  # of a task group, in which one task said a verb
+            value = only_verb(group)
+            if value is None:
+                raise
         finally:
             if timer is not None:
                 timer.cancel()
@@ -152,14 +182,17 @@ class Attempt:
             )
             outcome.is_in_doubt = True
             return outcome
-        if issubclass(type(value), Verb):  # not isinstance: it runs the value's own code
+        if says_verb(value):
             raise value
         return self._completed(value)
 
     async def check_needed(self, call: Call, needed: Callable[[], Any]) -> None:
         """Ask whether there is still something to do. Raises Skip when not."""
         self.running.is_asked = True
-        if not await self.ask(call, needed):
+        answer = await self.ask(call, needed)
+        if says_verb(answer):
+            raise answer
+        if not answer:
             raise Skip
         self.running.is_asked = False
 
@@ -327,7 +360,7 @@ class Attempt:
             own = self._own_options
             backoff = backoff_from_json(own["backoff"]) if "backoff" in own else self.options["backoff"]
             wait = seconds(backoff.delay(self.job.attempt, random.random()), "backoff")
-        except Exception as error:
+        except BaseException as error:
             log_error(logging.ERROR, error, "the backoff of %s is wrong; the default is used", self.job.kind)
             wait = Exponential().delay(self.job.attempt, random.random()).total_seconds()
         return wait
@@ -357,6 +390,13 @@ class Attempt:
 
 def _is_awaitable(value: Any) -> bool:
     return hasattr(type(value), "__await__")
+
+
+async def _nothing() -> None: ...
+
+
+NO_CALL = Call(_nothing, True, Any, "the job")
+"""Of an attempt that failed before it was known what to call."""
 
 
 class _RolledBack(Exception):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import attrs
 
-from asyncjobs._define.registry import is_standalone
+from asyncjobs._define.registry import is_standalone, newer_version
 from asyncjobs._engine.alarm import Alarm
 from asyncjobs._engine.announcement import HORIZON_TO, KEEP_ANNOUNCED, Announcement
 from asyncjobs._engine.doubts import Doubts
@@ -28,6 +28,7 @@ from asyncjobs._engine.pace import MOST_BYTES, TOO_LONG, Pace
 from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.solitude import Solitude
 from asyncjobs._engine.suspects import Suspects
+from asyncjobs._engine.turns import Turns
 from asyncjobs._engine.turnstile import GATHER
 from asyncjobs._model.job import ClaimedJob, Lane
 from asyncjobs._model.queues import QueueRegistry
@@ -89,14 +90,15 @@ class Claimer:
         self._alarm = Alarm()
         self._grip = Grip(identity, self._lanes, claimed, release)
         self._solitude = Solitude(pools, is_empty, caution)
+        self._urgency = Urgency(  #: what some slot takes
+            min(pool.urgency.first for pool in pools), max(pool.urgency.last for pool in pools)
+        )
         self._suspects = Suspects(
             pools,
             self._solitude,
             self._grip,
             kinds=kinds,
-            urgency=Urgency(  # what some slot takes
-                min(pool.urgency.first for pool in pools), max(pool.urgency.last for pool in pools)
-            ),
+            urgency=self._urgency,
             begin=lambda job: begin(job, self._lanes.pools_of(job.queue)[-1]),
             release=release,
             wake=self.wake,
@@ -122,6 +124,7 @@ class Claimer:
         self._announcement = Announcement(self._pools, self._lanes, self._alarm)
         self._grip.doubts = Doubts()
         self._lanes.limits, self._lanes.paused_by_hand = Limits(), frozenset()
+        self._turns = Turns(self._pools, self._urgency)
         self._alarm.calm()
 
     # From the rest of the runner.
@@ -317,7 +320,9 @@ class Claimer:
         if requests:
             begin = all(room <= pool.free for pool, room in rooms.items())
             with self._grip.awaited():
-                claimed = await claim_jobs(session, requests, incarnation, begin=begin)
+                claimed = await claim_jobs(
+                    session, requests, incarnation, begin=begin, limited=self._lanes.limits.queues
+                )
                 jobs = await self._grip.take(session, incarnation, claimed)
             self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
@@ -325,6 +330,8 @@ class Claimer:
                 return True
             self._hand_out(jobs, rooms, begin=begin)
             self._lanes.advance(claimed, time.monotonic())
+            if self._turns.concern(claimed, sum(rooms.values())):
+                self.wake(await self._turns.deal(session, kinds))
         if claimed:
             if len(claimed) < sum(rooms.values()):
                 self._lanes.forget_marks()
@@ -422,8 +429,9 @@ class Claimer:
                 self._give_back(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
-        lanes, due, paused, suspects, limited = await look_around(session)
+        lanes, due, paused, suspects, limited, in_line = await look_around(session)
         allowances = await find_limits(session) if limited else ()
+        dealt = await self._turns.deal(session, self._kinds()) if in_line else self._turns.none()
         now = self._looked_at = time.monotonic()
         self._lanes.limits.saw(now, allowances)
         self._solitude.saw(now, suspects=suspects)
@@ -432,16 +440,20 @@ class Claimer:
         self._lanes.forget_old(now)
         known = self._kinds()
         served = [lane for lane in lanes if self._lanes.are_served(lane.queue)]
-        for lane in served:
+        for lane in (*served, *self._turns.lines):
             if lane.kind not in known and lane.kind not in self._unknown:
                 self._unknown.add(lane.kind)
                 log, why = logger.warning, "this process does not define it and leaves them to one that does"
+                if newer := newer_version(lane.kind):
+                    why = f"{newer}; it leaves them to a process with newer code"
                 if is_standalone(lane.kind):
                     log, why = logger.info, "its placement leaves them to processes that serve no requests"
                 log("jobs of kind %r wait in queue %r: %s", lane.kind, lane.queue, why)
         mine = [lane for lane in served if lane.kind in known]
         self._lanes.see(mine, now)
         self._lanes.forget_marks()
+        if dealt:
+            self.wake(dealt)
         return mine
 
     async def _promote(self, session: Session) -> None:

@@ -129,6 +129,10 @@ class RunningJob:
     completed = False  #: by a transaction that is known to be committed
     handed_over = False  #: by `complete`, in a transaction somebody else ends
     cut_off: Exception | None = None  #: why a transaction of its own could not be begun
+    said: Sequence[
+        Any
+    ] = ()  #: what it was settled with, in transactions of its own: a verb, or a result; the last counts
+    outcome: Outcome | None = None  #: what that makes of it
     _owner = 0  #: the id of that transaction's connection, which is not kept alive
     _is_open: Callable[[], bool] = staticmethod(lambda: False)
 
@@ -152,7 +156,7 @@ class RunningJob:
 
     @property
     def kind(self) -> str | None:
-        return self._job.kind
+        return registry.todays_name(self._job.kind)
 
     @property
     def queue(self) -> str | None:
@@ -247,7 +251,9 @@ class RunningJob:
         self._check_open(joined)
         session = Session(joined.connection, self._jobs.schema)
         with explained(joined, "the job was completed"):
-            if await self._write(session, self._outcome(result)):
+            outcome = self._outcome(result)
+            if await self._write(session, outcome):
+                self.outcome, self.said = outcome, (*self.said, result)
                 return
             if self.handed_over:
                 job = await views.get_job(session, self._job.id)

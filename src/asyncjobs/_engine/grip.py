@@ -57,7 +57,7 @@ class Grip:
         blocked: frozenset[int] = frozenset()
         back: set[int] = set()
         if keyed:
-            acquired = await acquire_locks(session, incarnation, keyed)
+            acquired = await acquire_locks(session, incarnation, keyed, limited)
             self.doubts.add(
                 {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
             )

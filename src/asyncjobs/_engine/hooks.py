@@ -9,6 +9,7 @@ answers counts: a verb takes the place of the error, False keeps it out of the l
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -24,11 +25,11 @@ from asyncjobs._engine.context import RunningJob
 from asyncjobs._engine.telling import log_error
 from asyncjobs._engine.threads import ThreadCall
 from asyncjobs._engine.verdict import meant
-from asyncjobs._model.durations import moment
+from asyncjobs._model.durations import A_CENTURY, moment
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Outcome
 from asyncjobs._model.states import FinalState
-from asyncjobs._model.verbs import Finish, Verb
+from asyncjobs._model.verbs import Finish, Verb, says_verb
 
 
 class Attempted(Protocol):
@@ -75,30 +76,44 @@ class Told:
     async def perform(self) -> Outcome | None:
         """Call the job, and tell of it. Raises only what nobody may be told of."""
         with ExitStack() as stack:
-            hooks = self._call.hooks
-            said = hooks.ready("run_context") if hooks is not None else None
-            if said is not None:
-                stack.enter_context(self._attempt.around.restored(said() or {}))
-            return await self._perform()
+            try:
+                await self._enter_context(stack)
+                outcome = await self._attempt.perform(
+                    attrs.evolve(self._call, function=self._within, is_async=True, needed=None)
+                )
+            except BaseException as raised:
+                return await self.hear(raised)
+            return await self._told(outcome, None)
 
-    async def _perform(self) -> Outcome | None:
-        attempt, error = self._attempt, None
-        try:
-            outcome = await attempt.perform(
-                attrs.evolve(self._call, function=self._within, is_async=True, needed=None)
-            )
-        except BaseException as raised:
-            if self._is_left(raised):
-                raise
-            error = await self._heard(raised)
-            outcome = attempt.came_to(error)
+    async def hear(self, raised: BaseException) -> Outcome | None:
+        """What becomes of the job whose attempt *raised*, once all were told who may be."""
+        if self._is_left(raised):
+            raise raised
+        error = await self._heard(raised)
+        return await self._told(self._attempt.came_to(error), error)
+
+    async def _told(self, outcome: Outcome | None, error: Any) -> Outcome | None:
         await self._tell("on_end")
-        if isinstance(outcome, Finished) and error is not None:
-            if outcome.state is FinalState.FAILED:
+        running, stands = self._attempt.running, outcome
+        if (
+            running.completed and running.said
+        ):  # by a transaction of its own: that stands, whatever it did since
+            stands, error = running.outcome, running.said[-1]
+        if isinstance(stands, Finished) and isinstance(error, BaseException):
+            if stands.state is FinalState.FAILED:
                 await self._tell_all("failure", meant(error))
-            elif outcome.state is FinalState.SKIPPED:
+            elif stands.state is FinalState.SKIPPED:
                 await self._tell("on_skip", str(error))
         return outcome
+
+    async def _enter_context(self, stack: ExitStack) -> None:
+        hooks = self._call.hooks
+        said = hooks.ready("run_context") if hooks is not None else None
+        if said is not None:
+            values = said()
+            if inspect.isawaitable(values):
+                values = await values
+            stack.enter_context(self._attempt.around.restored(values or {}))
 
     def _is_left(self, raised: BaseException) -> bool:
         """Nobody may act for the job any more: it is another runner's, or closed, or still runs in its thread."""
@@ -124,7 +139,10 @@ class Told:
             value = await attempt.value_of(call)
         except Finish as early:
             value = early.result
-        if not issubclass(type(value), Verb):
+        if attempt.running.said:  # it settled itself: what it returns is not heard
+            value = attempt.running.said[-1]
+            value = value.result if isinstance(value, Finish) else value
+        if not says_verb(value):
             await self._ask("on_success", value)
         return value
 
@@ -150,7 +168,7 @@ class Told:
         at = await self._tell("reschedule_at", now := datetime.now(UTC), attempt.job.attempt)
         if at is not None:
             try:
-                attempt.wait = max(0.0, (moment(at, "reschedule_at") - now).total_seconds())
+                attempt.wait = min(max(0.0, (moment(at, "reschedule_at") - now).total_seconds()), A_CENTURY)
             except Exception as wrong:
                 self._log(wrong, "reschedule_at")
         return error

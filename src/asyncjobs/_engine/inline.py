@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import orjson
 
+from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
 from asyncjobs._engine.around import Around
 from asyncjobs._engine.attempt import Attempt
@@ -44,7 +45,7 @@ class NowJob(NoJob):
 
     def __init__(self, job: ClaimedJob) -> None:
         super().__init__()
-        self.kind, self.queue, self.scheduled_at = job.kind, job.queue, job.scheduled_at
+        self.kind, self.queue, self.scheduled_at = registry.todays_name(job.kind), job.queue, job.scheduled_at
         self.tags = job.tags or ()
         self.args, self.meta = from_json(job.args), from_json(job.meta) or {}
         self.said: list[Any] = []  #: what it completed itself with
@@ -76,7 +77,7 @@ async def run_now(
     jobs.check_open()
     options = None if new.options is None else orjson.dumps(new.options).decode()
     job = ClaimedJob(
-        id=0, token=0, attempt=1, max_attempts=1, priority=new.priority, queue=new.queue, kind=new.kind, method=new.method,
+        id=0, token=0, attempt=1, max_attempts=1, priority=new.priority, queue=new.queue, kind=new.stored_kind, method=new.method,
         args=new.args, meta=new.meta, tags=new.tags, options=options, scheduled_at=datetime.now(UTC),
     )  # fmt: skip
     running: Any = NowJob(job)
@@ -94,7 +95,11 @@ async def run_now(
     with bound(jobs, on), entered(running):
         outcome = await _outcome(attempt, running)
     if isinstance(outcome, Returned):
-        (job_id,) = await jobs.store([attrs.evolve(new, delay=outcome.delay, scheduled_at=None)], on)
+        again = attrs.evolve(new, delay=outcome.delay, scheduled_at=None)
+        if again.unique_key is not None:
+            (stored,) = await jobs.store_unique([again], on)
+            return stored.id
+        (job_id,) = await jobs.store([again], on)
         return job_id
     assert outcome is not None
     if outcome.state is FinalState.FAILED and attempt.error is not None:

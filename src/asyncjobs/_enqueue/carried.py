@@ -7,6 +7,7 @@ with `Jobs(context=[…])`.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -23,6 +24,10 @@ from asyncjobs._store.rows import from_json
 from asyncjobs.errors import InvalidInput, InvalidOption
 
 T = TypeVar("T")
+
+MOST = 100_000  #: bytes of JSON one thing that travels may be
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # which jsonb cannot hold
 
 CARRIED = "carried"
 """Where in a job's meta it is kept."""
@@ -48,12 +53,18 @@ class Carried:
         """*value* as it is stored. Raises InvalidInput."""
         try:
             encoded = value if self.encode is None else self.encode(value)
-            orjson.dumps(encoded)
+            text = orjson.dumps(encoded)
+            if _NUL.search(text) or orjson.loads(text) != encoded:
+                raise ValueError("it would not come back as it is")
         except Exception as error:
             raise InvalidInput(
-                f"{self.name} travels with jobs, and {type(value).__name__} cannot be written as JSON; "
-                "give it carry(…, encode=…, decode=…)"
+                f"{self.name} travels with jobs, and this {type(value).__name__} cannot be written as JSON: "
+                f"{type(error).__name__}: {error!s:.200}; give it carry(…, encode=…, decode=…)"
             ) from error
+        if len(text) > MOST:
+            raise InvalidInput(
+                f"{self.name} travels with every job, and is {len(text):,} bytes of JSON, more than {MOST:,}; carry an id instead"
+            )
         return encoded
 
     def read_back(self, stored: Any) -> Any:
@@ -136,9 +147,14 @@ def _traced(headers: Mapping[str, str]) -> Iterator[None]:
         context.detach(token)
 
 
+def _zone_name(zone: Any) -> str:
+    """What finds it again where the job runs: an offset alone is no zone."""
+    return ZoneInfo(str(zone)).key
+
+
 ALWAYS = (
     carry(current_locale, name="locale"),
-    carry(current_timezone, name="timezone", encode=str, decode=ZoneInfo),
+    carry(current_timezone, name="timezone", encode=_zone_name, decode=ZoneInfo),
     Carried("trace", _trace, _traced),
 )
 

@@ -11,7 +11,7 @@ from asyncjobs._enqueue.carried import Carried, carried_by_name
 from asyncjobs._enqueue.coalescer import Coalescer
 from asyncjobs._enqueue.middleware import Layer
 from asyncjobs._enqueue.undeclared import Undeclared
-from asyncjobs._enqueue.unique import store_alone
+from asyncjobs._enqueue.unique import Gate, store_alone
 from asyncjobs._enqueue.waiter import Waiter
 from asyncjobs._model.job import Job, Lane, NewJob
 from asyncjobs._model.options import When
@@ -56,8 +56,10 @@ class Enqueuer:
         self.middleware: Sequence[Layer] = ()
         self.transactional = False  #: jobs are stored in transactions of their callers only
         self.run: When | None = None  #: when jobs run of which nothing else was said: later
+        self.is_staged = False  #: everything happens on one connection, a test's (`testing.inside`)
         self._closing = False
         self._coalescer = Coalescer(source, schema, self._stored)
+        self._gate = Gate()  #: for those who store unique jobs
         self._waiter = Waiter(source, schema, listen=listen)
 
     async def store(self, jobs: Sequence[NewJob], on: Any, *, wake: bool = True) -> list[int]:
@@ -89,7 +91,8 @@ class Enqueuer:
         """Store *jobs* of which some are unique: each job, and whether it was stored now. Raises DuplicateJob."""
         lanes = self._lanes_taken(jobs)
         if on is None:
-            stored = await store_alone(self._source, self.schema, jobs, wake=wake and not self._serves(lanes))
+            wakes = wake and not self._serves(lanes)
+            stored = await store_alone(self._source, self.schema, jobs, self._gate, wake=wakes)
             if wake:
                 self._wake(lanes)
             return stored
@@ -219,6 +222,8 @@ class Enqueuer:
     async def close_enqueuing(self) -> None:
         """Store what was ordered, and close what was opened. Meanwhile nothing more is taken."""
         self._closing = True
+        self._gate.close()
+        self._gate = Gate()
         try:
             await self._coalescer.close()
             await self._waiter.close()
@@ -230,5 +235,5 @@ class Enqueuer:
 def lanes_of(jobs: Sequence[NewJob]) -> list[Lane]:
     """Where *jobs* will wait, each lane once."""
     if len(jobs) == 1:
-        return [Lane(jobs[0].queue, jobs[0].kind)]
-    return list({Lane(job.queue, job.kind) for job in jobs})
+        return [Lane(jobs[0].queue, jobs[0].stored_kind)]
+    return list({Lane(job.queue, job.stored_kind) for job in jobs})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import attrs
 
 from asyncjobs._model.states import JobState
+from asyncjobs._model.versions import stored_name
 
 
 @attrs.frozen(kw_only=True)
@@ -30,8 +31,15 @@ class NewJob:
     unique_to_start: bool = False  #: until it is claimed; else until it is final
     unique_window: float | None = None  #: seconds for which its key is taken in any case
     on_conflict: Sequence[str] = ()  #: what becomes of the one that has the key
+    fair_key: str | None = None  #: jobs that have it share a turn in their queue
     lock_key: str | None = None  #: at most *lock_slots* running jobs have it
     lock_slots: int = 1
+    version: int = 1  #: of the shape of its inputs
+
+    @property
+    def stored_kind(self) -> str:
+        """The name it is stored under."""
+        return self.kind if self.version == 1 else stored_name(self.kind, self.version)
 
     @property
     def is_plain(self) -> bool:
@@ -42,6 +50,7 @@ class NewJob:
             and not self.tags
             and self.unique_key is None
             and self.lock_key is None
+            and self.fair_key is None
         )
 
 
@@ -105,6 +114,7 @@ class Job:
     result: Any
     result_error: str | None
     errors: tuple[AttemptError, ...]
+    version: int = 1  #: of the shape its inputs were stored in
 
     @property
     def name(self) -> str:

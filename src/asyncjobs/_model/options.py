@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, TypedDict, cast
 
+from asyncjobs._model import elsewhere
 from asyncjobs._model.backoff import BackoffLike, Exponential, as_backoff, backoff_to_json
 from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.fair import FairLike, fair_names
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.lock import LockLike, lock_of
 from asyncjobs._model.outcome import Kept
@@ -20,6 +22,10 @@ from asyncjobs.errors import InvalidOption
 
 When = Literal["later", "now"] | Callable[[NewJob], Literal["later", "now"]]
 """When a job runs, or a function that says so of it."""
+
+
+Upcaster = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Stored inputs of one version, plain JSON data by name, as those of the next."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -33,6 +39,7 @@ class JobOptions(TypedDict, total=False):
     backoff: BackoffLike
     unique: UniqueLike  #: of the jobs that are alike, one is in the queue
     lock: LockLike  #: of the jobs that are alike, so many run at a time
+    fair: FairLike  #: the jobs that are alike share a turn in their queue
     tags: Sequence[str]
     meta: Mapping[str, Any]
     run: When  #: "later", or "now": at once, in its caller; or a function of the job that says which
@@ -48,6 +55,10 @@ class DefinitionOptions(JobOptions, total=False):
     overtime: bool  #: its timeout may be longer than `Jobs(timeout=…)` allows
     #: the processes that run it: any, or only those that serve no requests
     placement: Literal["anywhere", "standalone"]
+    aliases: Sequence[str]  #: the kinds it was known by before, the first of them first
+    renamed: Mapping[str, str]  #: of a class: former names of its methods, and today's
+    version: int  #: of the shape of its inputs; with `upcasters`
+    upcasters: Mapping[int, Upcaster]  #: by version, what makes inputs of the next one from stored ones
 
 
 DEFAULTS: JobOptions = {
@@ -58,7 +69,7 @@ DEFAULTS: JobOptions = {
 }
 
 JOB_WORDS = frozenset(JobOptions.__annotations__)
-DEFINITION_WORDS = JOB_WORDS | {"kind", "placement", "keep", "keep_failed", "overtime"}
+DEFINITION_WORDS = frozenset(DefinitionOptions.__annotations__)
 
 KEPT = {"row": None, "without args": Kept.WITHOUT_ARGS, "nothing": Kept.NOTHING}
 """The words for what stays of a job."""
@@ -90,7 +101,10 @@ def check_words(given: Mapping[str, Any], allowed: frozenset[str], where: str) -
     for word in given:
         if word not in allowed:
             near = get_close_matches(word, allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(allowed))}"
+            if word in elsewhere.OPTIONS:
+                hint = f"; {elsewhere.OPTIONS[word]}"
+            else:
+                hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(allowed))}"
             raise InvalidOption(f"{where} has no option {word!r}{hint}")
 
 
@@ -114,6 +128,8 @@ def check_values(given: Mapping[str, Any]) -> None:
         unique_of(given["unique"])
     if "lock" in given:
         lock_of(given["lock"])
+    if "fair" in given:
+        fair_names(given["fair"])
     if "run" in given:
         check_when(given["run"])
     for word in ("meta", "context"):

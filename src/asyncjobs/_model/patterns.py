@@ -14,10 +14,13 @@ from asyncjobs.errors import InvalidOption
 
 MOST = 1000  #: characters of a pattern
 MOST_TIMES = 255  #: Postgres counts no further in `{…}`
+MOST_ATOMS = (
+    2000  #: characters and classes, written out as often as `{…}` counts: that is how Postgres reads them
+)
 
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
 _CONTROLS = frozenset("tnrfv")
-_TIMES = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
+_TIMES = re.compile(r"\{(?!\})([0-9]*)(?:(,)([0-9]*))?\}")
 _SPECIAL = frozenset(r"\^$.[]|()?*+{}")
 
 
@@ -48,6 +51,10 @@ def to_postgres(pattern: re.Pattern[Any], what: str) -> str:
         raise InvalidOption(
             f"{what}={pattern!r:.160} has flags or is of bytes; a pattern that the database matches is text without flags"
         )
+    if "\0" in pattern.pattern or any("\ud800" <= char <= "\udfff" for char in pattern.pattern):
+        raise InvalidOption(
+            f"{what}={pattern.pattern!r:.160} holds a NUL or a lone surrogate, which no text in the database does"
+        )
     if len(pattern.pattern) > MOST:
         raise InvalidOption(
             f"{what} is a pattern of {len(pattern.pattern):,} characters; use at most {MOST:,}"
@@ -63,11 +70,15 @@ class _Translation:
         self._what = what
         self._at = 0
         self._repeatable = False  #: what was read last may be said to come several times
+        self._atoms = [0]  #: in the pattern, and in each group that is open
+        self._last = 0  #: how many of them what was read last has
 
     def made(self) -> str:
         parts = []
         while self._at < len(self._text):
             parts.append(self._next())
+        if self._atoms[0] > MOST_ATOMS:
+            self._refuse(f"counts up to {self._atoms[0]:,} characters, and {MOST_ATOMS:,} are the most")
         return "".join(parts)
 
     def _refuse(self, why: str) -> NoReturn:
@@ -84,6 +95,8 @@ class _Translation:
             return self._times(char)
         if char in "|(":
             self._repeatable = False
+            if char == "(":
+                self._atoms.append(0)
             if text.startswith("(?:", at):
                 self._at += 2
                 return "(?:"
@@ -91,6 +104,8 @@ class _Translation:
                 self._refuse(f"holds {text[at : at + 4]!r}, which Postgres reads otherwise")
             return char
         self._repeatable = char not in "^$"
+        self._last = self._atoms.pop() if char == ")" else 1
+        self._atoms[-1] += self._last
         match char:
             case "\\":
                 return self._escaped()
@@ -112,11 +127,13 @@ class _Translation:
         if char == "{":
             found = _TIMES.match(self._text, self._at - 1)
             assert found is not None
-            least, many, most = found.groups()
-            if int(least) > MOST_TIMES or int(most or 0) > MOST_TIMES:
+            least, many, most = int(found[1] or 0), found[2] or "", found[3]
+            highest = max(least, int(most or 0))
+            if highest > MOST_TIMES:
                 self._refuse(f"counts beyond {MOST_TIMES}")
+            self._atoms[-1] += self._last * max(highest - 1, 0)
             self._at = found.end()
-            times = f"{{{int(least)}{many or ''}{int(most) if most else ''}}}"
+            times = f"{{{least}{many}{int(most) if most else ''}}}"
         follows = self._text[self._at : self._at + 1]
         if follows == "?":  # as few as possible: the same answer
             self._at += 1

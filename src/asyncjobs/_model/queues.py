@@ -5,7 +5,7 @@ Weights order queues, higher first; priorities order the jobs inside a queue, lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import attrs
@@ -24,11 +24,17 @@ class Queue:
     name: str
     weight: int = DEFAULT_WEIGHT  #: higher first
     priority: int | None = None  #: of its jobs that say none themselves
+    aliases: frozenset[str] = frozenset()  #: the names it had before, under which jobs may still wait
 
     def merged(self, other: Queue) -> Queue:
         """Of two parts that register one queue, the higher weight wins, and the more urgent priority."""
         urgent = [each.priority for each in (self, other) if each.priority is not None]
-        return Queue(self.name, max(self.weight, other.weight), min(urgent, default=None))
+        return Queue(
+            self.name,
+            max(self.weight, other.weight),
+            min(urgent, default=None),
+            self.aliases | other.aliases,
+        )
 
 
 class QueueRegistry:
@@ -36,6 +42,7 @@ class QueueRegistry:
 
     def __init__(self) -> None:
         self._queues: dict[str, Queue] = {}
+        self.todays: dict[str, str] = {}  #: former names of queues, and today's
 
     def register(self, app: str | None = None, /, **weights: int) -> AppQueues:
         """The queues of one part of the application, whose names begin with its own: `register("account", default=100,
@@ -47,17 +54,37 @@ class QueueRegistry:
         return queues
 
     def add(self, queue: Queue) -> None:
-        """Know *queue*. Registered twice, the higher weight wins."""
+        """Know *queue*. Registered twice, the higher weight wins. Raises InvalidOption for a name that two would have."""
+        if queue.name in self.todays:
+            raise InvalidOption(
+                f"queue {queue.name!r} is what {self.todays[queue.name]!r} was called before (aliases=); take it out there"
+            )
+        for alias in queue.aliases:
+            if alias in self._queues or alias == queue.name:
+                raise InvalidOption(
+                    f"queue {alias!r} is registered itself; it is no former name of {queue.name!r}"
+                )
+            if self.todays.get(alias, queue.name) != queue.name:
+                raise InvalidOption(
+                    f"queues {self.todays[alias]!r} and {queue.name!r} were both called {alias!r} before; take it out of one"
+                )
+        self.todays.update(dict.fromkeys(queue.aliases, queue.name))
         known = self._queues.get(queue.name)
         self._queues[queue.name] = queue if known is None else known.merged(queue)
 
     def clear(self) -> None:
         """Forget them all, for tests."""
         self._queues.clear()
+        self.todays.clear()
+
+    def names_of(self, queue: str) -> list[str]:
+        """What *queue* is called today, and what it was called before."""
+        queue = self.todays.get(queue, queue)
+        return [queue, *sorted(former for former, today in self.todays.items() if today == queue)]
 
     def weight_of(self, name: str) -> int:
         """The weight of a queue; that of an undeclared one is the default."""
-        known = self._queues.get(name)
+        known = self._queues.get(self.todays.get(name, name))
         return DEFAULT_WEIGHT if known is None else known.weight
 
     def priority_of(self, name: str) -> int:
@@ -71,7 +98,7 @@ class QueueRegistry:
         return any(queue.weight != DEFAULT_WEIGHT for queue in self._queues.values())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._queues
+        return name in self._queues or name in self.todays
 
     def __iter__(self) -> Iterator[Queue]:
         """The heaviest first."""
@@ -91,19 +118,40 @@ class AppQueues:
         self._registry = registry
         self._app = None if app is None else check_app(app)
 
-    def queue(self, name: str, weight: int = DEFAULT_WEIGHT, *, priority: int | None = None) -> Self:
-        """Register `<app>_<name>`. *priority*: of its jobs that say none themselves."""
-        return self._add(full_name(self._app, check_name(name, "queue")), weight, priority)
+    def queue(
+        self,
+        name: str,
+        weight: int = DEFAULT_WEIGHT,
+        *,
+        priority: int | None = None,
+        aliases: Iterable[str] = (),
+    ) -> Self:
+        """Register `<app>_<name>`. *priority*: of its jobs that say none themselves. *aliases*: what it was called before, in
+        full: jobs that wait under such a name run as those of this queue, and nothing new is stored under it.
+        """
+        return self._add(full_name(self._app, check_name(name, "queue")), weight, priority, aliases)
 
-    def full_queue(self, name: str, weight: int = DEFAULT_WEIGHT, *, priority: int | None = None) -> Self:
+    def full_queue(
+        self,
+        name: str,
+        weight: int = DEFAULT_WEIGHT,
+        *,
+        priority: int | None = None,
+        aliases: Iterable[str] = (),
+    ) -> Self:
         """Register *name* as it is."""
-        return self._add(check_name(name, "queue"), weight, priority)
+        return self._add(check_name(name, "queue"), weight, priority, aliases)
 
-    def _add(self, name: str, weight: int, priority: int | None) -> Self:
+    def _add(self, name: str, weight: int, priority: int | None, aliases: Iterable[str]) -> Self:
+        if isinstance(aliases, str):
+            raise InvalidOption(
+                f"aliases={aliases!r} is one queue, and aliases are a list of them; write aliases=[{aliases!r}]"
+            )
+        former = frozenset(check_name(alias, "alias") for alias in aliases)
         _check_weight(weight, name)
         if priority is not None:
             check_smallint(priority, "priority", -32768)
-        self._registry.add(Queue(name, weight, priority))
+        self._registry.add(Queue(name, weight, priority, former))
         return self
 
 
@@ -132,5 +180,7 @@ def place_of(options: Mapping[str, Any], registry: QueueRegistry) -> tuple[str, 
     queue: str = options["queue"]
     if options.get("app") is not None:
         queue = full_name(options["app"], queue)
+    if registry.todays:
+        queue = registry.todays.get(queue, queue)
     priority = options.get("priority")
     return queue, registry.priority_of(queue) if priority is None else priority

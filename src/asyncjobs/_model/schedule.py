@@ -123,7 +123,8 @@ def _due(schedule: StoredSchedule) -> Due | None:
         at_once = 1 if schedule.overlap == "queue" else AT_ONCE
         start = passed if forgotten is None else max(passed, forgotten)
         ticks = list(islice(ticks_between(timing, start, now), at_once))
-        return Due(ticks, ticks[-1]) if ticks else None
+        last = ticks[-1] if ticks else latest_tick(timing, passed, start)
+        return None if last is None else Due(ticks, last)
     latest = latest_tick(timing, passed, now)
     if latest is None:
         return None

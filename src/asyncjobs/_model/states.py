@@ -1,7 +1,7 @@
 """The life of a job, as one table.
 
-People see the nine words of `JobState`. Stored are numbers: a live job is *ready*, *scheduled*, *retryable* or
-*blocked* (`LiveState`), and a ready job that a runner holds is what people call running. That the claim changes
+People see the nine words of `JobState`. Stored are numbers: a live job is *ready*, *scheduled*, *retryable*,
+*blocked* or *in line* (`LiveState`), and a ready job that a runner holds is what people call running. That the claim changes
 no stored state is deliberate: a state in an index predicate would make every claim rewrite every index.
 """
 
@@ -41,6 +41,7 @@ class LiveState(IntEnum):
     RETRYABLE = 2
     BLOCKED = 3
     SUSPECTED = 4  #: ready, and to run alone: it may be what kills runners
+    IN_LINE = 5  #: ready when its key has its turn
 
 
 class FinalState(IntEnum):

@@ -176,7 +176,7 @@ def cron_timing(expression: object, timezone: object) -> CronTiming:
     timing = CronTiming(" ".join(expression.split()), timezone)
     try:
         CronSim(plain_cron(timing.expression), datetime(2020, 1, 1))  # noqa: DTZ001 -- a reading
-    except CronSimError as error:
+    except (CronSimError, ValueError) as error:  # the second: of a number as long as a book
         raise InvalidOption(
             f"{expression!r} is no cron expression ({error}); write minute, hour, day of the month, month and day of the week, "
             "as in '0 3 * * *', with seconds before them if need be, or one of " + ", ".join(NICKNAMES)

@@ -11,6 +11,19 @@ class Verb(Exception):
     """Something a job says of itself."""
 
 
+def says_verb(value: Any) -> bool:
+    """Whether what a job returned is a verb, or the class of one, as `return Discard`: it means what raising it does."""
+    kind = type(value)  # not isinstance: it runs the value's own code
+    return issubclass(kind, Verb) or (kind is type and issubclass(value, Verb))
+
+
+def only_verb(error: BaseException) -> Verb | None:
+    """The verb that is all there is to *error*, itself or in groups of errors; None where there is another thing or none."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, Verb) else None
+
+
 class Snooze(Verb):
     """Run me again after *delay* (a timedelta or seconds); this attempt does not count."""
 

@@ -41,12 +41,16 @@ class Serving:
             queues = {queue.name: None for queue in queues}
             if not queues:
                 raise InvalidOption("no queue is registered; import the modules that register theirs")
-        return make_pools(
+        pools = make_pools(
             queues,
             self.slots,
             urgency=urgency(self.min_priority, self.max_priority),
             reserved=self.reserved if self.registry.is_weighted else 0,
         )
+        if self.registry.todays:  # who serves a queue serves what waits under its former names
+            for pool in pools:
+                pool.queues = frozenset(name for each in pool.queues for name in self.registry.names_of(each))
+        return pools
 
     @property
     def named(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -113,6 +114,14 @@ class Ticker:
             if is_transient(error) or is_closed(session.connection):
                 raise
             self._say_once(schedule.name, "a tick of schedule %r has no job yet; it is tried again", error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody stops the runner, which this would end: middleware awaited something that was cancelled.
+            wrong = RuntimeError("middleware was cancelled, or awaited what was")
+            wrong.__cause__ = error
+            self._say_once(schedule.name, "a tick of schedule %r has no job yet; it is tried again", wrong)
         else:
             self._broken.discard(schedule.name)
 

@@ -36,7 +36,7 @@ async def insert_job(session: Session, job: NewJob, *, wake: bool = True) -> int
         row = await session.fetchrow(
             "insert_job",
             job.queue,
-            job.kind,
+            job.stored_kind,
             job.method,
             job.args,
             job.priority,
@@ -62,7 +62,7 @@ async def insert_finished(session: Session, job: NewJob, done: Finished) -> int:
         job_id: int = await session.fetchval(
             "insert_finished",
             job.queue,
-            job.kind,
+            job.stored_kind,
             job.method,
             "{}" if kept is Kept.WITHOUT_ARGS else job.args,
             job.priority,
@@ -119,7 +119,7 @@ def as_json(job: NewJob) -> dict[str, Any]:
     """*job* as insert_jobs.sql reads it."""
     stored: dict[str, Any] = {
         "queue": job.queue,
-        "kind": job.kind,
+        "kind": job.stored_kind,
         "args": orjson.Fragment(job.args),
         "priority": job.priority,
         "max_attempts": job.max_attempts,
@@ -142,4 +142,6 @@ def as_json(job: NewJob) -> dict[str, Any]:
     if job.lock_key is not None:
         stored["lock_key"] = job.lock_key
         stored["lock_slots"] = job.lock_slots
+    if job.fair_key is not None:
+        stored["fair_key"] = job.fair_key
     return stored

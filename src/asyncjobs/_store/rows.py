@@ -13,6 +13,7 @@ import orjson
 
 from asyncjobs._model.job import AttemptError, ClaimedJob, Job
 from asyncjobs._model.states import JobState
+from asyncjobs._model.versions import name_and_version
 
 
 def claimed_job(row: Iterable[Any]) -> ClaimedJob:
@@ -30,9 +31,11 @@ def job(row: Iterable[Any]) -> Job:
         id_, kind, method, queue, state, priority, attempt, max_attempts, crashes, args, meta, tags,
         created_at, scheduled_at, started_at, finished_at, runner, result, result_error, errors,
     ) = row  # fmt: skip
+    kind, version = name_and_version(kind)
     return Job(
         id=id_,
         kind=kind,
+        version=version,
         method=method,
         queue=queue,
         state=JobState(state),

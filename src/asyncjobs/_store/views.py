@@ -35,6 +35,23 @@ async def list_jobs(
     ]
 
 
+class WaitingJob(NamedTuple):
+    """What must be known of a job to decode it."""
+
+    id: int
+    queue: str
+    kind: str  #: as it is stored
+    method: str | None
+    args: str  #: JSON text
+
+
+async def walk_jobs(
+    session: Session, after: int, limit: int, queues: Sequence[str] | None = None
+) -> list[WaitingJob]:
+    """Jobs that are not final, by id, from the one behind *after* on."""
+    return [WaitingJob(*row) for row in await session.fetch("walk_jobs", after, limit, queues)]
+
+
 async def count_jobs(session: Session) -> dict[str, dict[JobState, int]]:
     """How many jobs stand where: by queue, by state."""
     counts: dict[str, dict[JobState, int]] = {}

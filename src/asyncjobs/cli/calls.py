@@ -14,7 +14,7 @@ import click
 from asyncjobs._define import registry
 from asyncjobs._define.definition import Definition
 from asyncjobs._define.enqueueing import Prepared
-from asyncjobs._define.registry import Kind
+from asyncjobs._define.kind import Kind
 from asyncjobs._define.service import Later, Service
 from asyncjobs._define.signature import Signature
 from asyncjobs.cli.exits import Exit, Refused
@@ -67,7 +67,7 @@ def _find(name: str) -> tuple[Kind, str | None]:
             raise Refused(str(error), Exit.USAGE) from error
     owner, _, method = name.rpartition(".")
     candidates = _endings(owner) if owner else []
-    if len(candidates) == 1 and isinstance(found := registry.find(candidates[0]), Service):
+    if len(candidates) == 1 and isinstance(found := registry.find_by_ending(candidates[0]), Service):
         return found, method
     if len(candidates) > 1:
         raise Refused(f"{owner!r} could be any of {', '.join(candidates)}; write more of it", Exit.USAGE)
@@ -76,7 +76,7 @@ def _find(name: str) -> tuple[Kind, str | None]:
 
 def _endings(ending: str) -> list[str]:
     """The kinds *ending* may mean."""
-    kinds = sorted(registry.known_kinds())
+    kinds = sorted(registry.defined_kinds())
     return (
         [ending]
         if ending in kinds
@@ -85,7 +85,7 @@ def _endings(ending: str) -> list[str]:
 
 
 def _kinds_like(name: str) -> str:
-    shorts = {kind.rpartition(":")[2]: kind for kind in sorted(registry.known_kinds())}
+    shorts = {kind.rpartition(":")[2]: kind for kind in sorted(registry.defined_kinds())}
     near = get_close_matches(name, shorts, 1) or get_close_matches(name.rpartition(".")[0], shorts, 1)
     if near:
         return f"; did you mean {near[0]!r}?"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import click
 
 from asyncjobs._app import Jobs
+from asyncjobs._define.enqueueing import codec_of
+from asyncjobs._define.fitting import check_stored_schedules, check_waiting
 from asyncjobs._define.registry import definitions
 from asyncjobs._model.queues import place_of
 from asyncjobs._model.states import FINAL
@@ -21,7 +24,7 @@ from asyncjobs.cli.words import DurationWord
 OWN = "asyncjobs:"  #: kinds that are asyncjobs' own begin with it
 
 
-async def undeclared_queues(jobs: Jobs) -> list[str]:
+async def undeclared_queues(jobs: Jobs, only: Sequence[str] = ()) -> list[str]:
     """Queues of this code, and of jobs that wait, that no part of the application has registered."""
     if not jobs.registry:
         return []
@@ -43,12 +46,8 @@ async def undeclared_queues(jobs: Jobs) -> list[str]:
         f"queue {queue!r} is registered by no part of the application, and has {', '.join(of)}; "
         f"asyncjobs.queues.register().queue({queue!r}) registers it"
         for queue, of in sorted(found.items())
-        if queue not in jobs.registry and queue not in jobs.served_queues
+        if queue not in jobs.registry and queue not in jobs.served_queues and (not only or queue in only)
     ]
-
-
-#: What is looked at before a deploy: each says what is wrong, in sentences.
-CHECKS: list[Callable[[Jobs], Awaitable[list[str]]]] = [undeclared_queues]
 
 
 async def late_jobs(jobs: Jobs, age: float) -> list[str]:
@@ -63,11 +62,18 @@ async def late_jobs(jobs: Jobs, age: float) -> list[str]:
 @click.command(
     epilog=examples(
         "check myapp.main:jobs",
+        "check myapp.main:jobs --queue billing --json",
         "check myapp.main:jobs --max-age 5m",
     ),
 )
 @click.argument("app", required=False)
 @database
+@click.option("--queue", "queues", multiple=True, metavar="NAME", help="Only these queues; repeatable.")
+@click.option(
+    "--foreign-kinds",
+    is_flag=True,
+    help="Kinds that this code does not define are another application's on this database: leave them to it.",
+)
 @click.option(
     "--max-age",
     type=DurationWord(),
@@ -77,23 +83,42 @@ async def late_jobs(jobs: Jobs, age: float) -> list[str]:
 )
 @with_output
 def check(
-    *, app: str | None, dsn: str | None, schema: str | None, max_age: float | None, output: Output
+    *,
+    app: str | None,
+    dsn: str | None,
+    schema: str | None,
+    queues: Sequence[str],
+    foreign_kinds: bool,
+    max_age: float | None,
+    output: Output,
 ) -> None:
     """Say what is wrong, and exit with 1 if anything is.
 
-    Before a deploy: the schema is there, and every queue of this code and of the jobs that wait is registered.
+    Before a deploy, with the code that is to be deployed: the schema is there; every job that is not final is of a kind, a
+    version and a method that this code knows, and its stored inputs fit; and every queue of this code and of the jobs that wait
+    is registered. No job is run, and nothing is written.
     """
     jobs = find_jobs(app, dsn, schema)
 
-    async def do() -> list[str]:
+    async def do() -> dict[str, Any]:
         if max_age is not None:
-            return await late_jobs(jobs, max_age)
-        return [wrong for look in CHECKS for wrong in await look(jobs)]
+            return {"problems": await late_jobs(jobs, max_age)}
+        undeclared = await undeclared_queues(jobs, queues)
+        if all(definition.kind.startswith(OWN) for definition in definitions()):
+            output.note("no code of yours is loaded, so the jobs that wait were not decoded; name your Jobs")
+            return {"problems": undeclared}
+        report = await check_waiting(jobs, codec_of(jobs), queues=queues or None, foreign_kinds=foreign_kinds)
+        schedules = await check_stored_schedules(jobs, codec_of(jobs), foreign_kinds=foreign_kinds)
+        return {
+            "problems": [str(finding) for finding in report.findings] + schedules + undeclared,
+            "checked": report.jobs,
+            "findings": [attrs.asdict(finding) for finding in report.findings],
+        }
 
-    problems: list[Any] = within(jobs, do)
-    output.data({"problems": problems})
-    for problem in problems:
+    found = within(jobs, do)
+    output.data(found)
+    for problem in found["problems"]:
         output.text(problem)
-    if problems:
+    if found["problems"]:
         raise SystemExit(Exit.FAILED)
     output.text("all is well")

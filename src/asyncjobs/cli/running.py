@@ -16,7 +16,7 @@ import attrs
 import click
 
 from asyncjobs._app import Jobs
-from asyncjobs._define.registry import known_kinds
+from asyncjobs._define.registry import defined_kinds
 from asyncjobs._keeper.keeper import version_of_asyncjobs
 from asyncjobs.cli.ending import end_in_time
 from asyncjobs.cli.exits import Exit, Refused
@@ -127,7 +127,7 @@ class _Stop:
 
 
 def _say_hello(jobs: Jobs) -> None:
-    kinds = known_kinds()
+    kinds = defined_kinds()
     assert jobs._supervisor is not None
     pools = jobs._supervisor.runner._pools
     logger.info(

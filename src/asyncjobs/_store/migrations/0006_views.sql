@@ -66,7 +66,7 @@ begin
             message = format('%s is not a whole number from %s to 32767', word,
                              case word when 'priority' then -32768 else 1 end);
         end if;
-        if word = 'priority' then priority := value; else max_attempts := value; end if;
+        if word = 'priority' then priority := value::numeric; else max_attempts := value::numeric; end if;
       when 'delay' then
         if jsonb_typeof(value) <> 'number' or value::numeric not between 0 and a_century then
           raise invalid_parameter_value using message = 'delay is not a number of seconds, from 0 to a century';
@@ -81,7 +81,7 @@ begin
         end if;
         begin
           due := value #>> '{}';
-        exception when datetime_field_overflow or invalid_datetime_format then
+        exception when datetime_field_overflow or invalid_datetime_format or invalid_time_zone_displacement_value then
           raise invalid_parameter_value using message = 'at is no moment of the calendar';
         end;
         if due not between timestamptz '0001-01-01 00:00+00' and timestamptz '9999-12-31 23:59:59.999999+00' then

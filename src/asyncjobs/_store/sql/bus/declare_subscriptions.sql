@@ -7,7 +7,8 @@ select $1::text, new.name, new.event, new.pattern, new.regex, new.matchers, new.
   from jsonb_to_recordset($2::text::jsonb)
     as new (name text, event text, pattern text, regex text, matchers jsonb, kind text, method text, queue text,
             priority smallint, max_attempts smallint, tags text[], meta jsonb, options jsonb)
- where new.regex is null or ('' ~ new.regex) is not null    -- what Postgres cannot read fails here, and in no publisher
+ where (new.regex is null or ('' ~ new.regex) is not null)    -- what Postgres cannot read fails here, and in no publisher
+   and not exists (select from jsonb_each(new.matchers) wanted where wanted.value ? 'match' and ('' ~ (wanted.value ->> 'match')) is null)
  order by new.name
 on conflict (app, name) do update
    set (event, pattern, regex, matchers, kind, method, queue, priority, max_attempts, tags, meta, options, declared_at)

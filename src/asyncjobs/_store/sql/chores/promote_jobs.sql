@@ -1,9 +1,10 @@
--- Make due jobs available, suspects to run alone (claim_suspect.sql), and wake an idle runner for them.
+-- Make due jobs available, suspects to run alone (claim_suspect.sql), those with a fair key in line (deal_turns.sql), and wake an
+-- idle runner for them.
 -- $1 integer  at most so many. Returns the lanes they went to.
 -- The outer update repeats no index predicate: with one, a stale plan walks live_jobs_due instead of the ctids.
 with promoted as (
   update asyncjobs.live_jobs
-     set state = case when crashes > 0 then 4 else 0 end
+     set state = case when crashes > 0 then 4 when fair_key is not null then 5 else 0 end
    where ctid = any (array(
            select ctid
              from asyncjobs.live_jobs

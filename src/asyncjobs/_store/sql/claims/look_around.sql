@@ -1,5 +1,6 @@
 -- What a claimer must know that no claim tells: where jobs are ready, when the next one is due, which queues are paused,
--- whether a suspect waits to run alone (claim_suspect.sql), and whether any queue is limited (find_limits.sql).
+-- whether a suspect waits to run alone (claim_suspect.sql), whether any queue is limited (find_limits.sql), and whether
+-- anything is in line (deal_turns.sql).
 --
 -- Lanes (queue, kind) are found without reading the jobs, one step of the index per lane. Ballast sorts below ' ', where no
 -- queue's name is, and is due after 2200. `due` is in seconds, null when nothing is scheduled.
@@ -27,4 +28,5 @@ select array(select queue from lanes order by queue, kind) as queues,
          order by scheduled_at limit 1) as due,
        array(select name from asyncjobs.queues where paused_at is not null) as paused,
        exists (select from asyncjobs.live_jobs where state = 4) as suspects,
-       exists (select from asyncjobs.queues where concurrency is not null or every is not null) as limited
+       exists (select from asyncjobs.queues where concurrency is not null or every is not null) as limited,
+       (select true from asyncjobs.live_jobs where state = 5 order by queue, kind limit 1) is true as in_line

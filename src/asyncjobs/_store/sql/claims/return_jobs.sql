@@ -7,7 +7,7 @@
 -- $7 text[]    errors, JSON
 -- A job somebody asked to stop does not wait for another attempt: it is cancelled. Whether it was asked is read from the row
 -- as it was locked, because the request may be committing just now.
--- One that is suspected of killing runners stays so. The token stays: it only grows. Returns the ids it was allowed to let go.
+-- One that loses its place and has a fair key waits in line (deal_turns.sql). One that is suspected of killing runners stays so. The token stays: it only grows. Returns the ids it was allowed to let go.
 with held as materialized (
   select id, cancel_requested
     from asyncjobs.live_jobs
@@ -18,6 +18,8 @@ with held as materialized (
   update asyncjobs.live_jobs
      set runner = null, started_at = null,
          state = case when crashes > 0 and ($4::smallint[])[width_bucket(id, $1::bigint[])] = 0 then 4
+                      when fair_key is not null and ($4::smallint[])[width_bucket(id, $1::bigint[])] = 0
+                           and ($5::double precision[])[width_bucket(id, $1::bigint[])] is not null then 5
                       else ($4::smallint[])[width_bucket(id, $1::bigint[])] end,
          scheduled_at = coalesce(
            clock_timestamp() + ($5::double precision[])[width_bucket(id, $1::bigint[])] * interval '1 s', scheduled_at),

@@ -12,10 +12,10 @@ with given as materialized (
     from rows from (jsonb_to_recordset($1::text::jsonb)
       as (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
               delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
-              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint,
+              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint, fair_key text,
               "window" double precision, replace boolean, reschedule boolean)) with ordinality
       as new (queue, kind, method, args, priority, max_attempts, delay, scheduled_at, tags, meta, options,
-              unique_key, unique_to_start, lock_key, lock_slots, "window", replace, reschedule, nth)
+              unique_key, unique_to_start, lock_key, lock_slots, fair_key, "window", replace, reschedule, nth)
    order by new.unique_key, new.nth desc
 ), held as materialized (
   select id, lock_key
@@ -38,10 +38,12 @@ with given as materialized (
          options = case when replace then timed.options else live.options end,
          lock_key = case when replace then timed.lock_key else live.lock_key end,
          lock_slots = case when replace then timed.lock_slots else live.lock_slots end,
+         fair_key = case when replace then timed.fair_key else live.fair_key end,
          scheduled_at = case when reschedule then timed.due else live.scheduled_at end,
          state = case when reschedule and timed.later then 1
-                      when reschedule and live.state in (1, 2) or replace and live.state = 3
-                      then case when live.crashes > 0 then 4 else 0 end
+                      when reschedule and live.state in (1, 2) or replace and live.state in (3, 5)
+                      then case when live.crashes > 0 then 4
+                                when case when replace then timed.fair_key else live.fair_key end is not null then 5 else 0 end
                       when live.crashes > 0 and live.state = 0 then 4
                       else live.state end,
          runner = null, started_at = null, attempt = live.attempt - case when live.runner is null then 0 else 1 end

@@ -7,15 +7,16 @@
 with inserted as (
   insert into asyncjobs.live_jobs
          (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options,
-          unique_key, unique_to_start, lock_key, lock_slots)
+          unique_key, unique_to_start, lock_key, lock_slots, fair_key)
   select new.queue, new.kind, new.method, new.args, new.priority, new.max_attempts, statement_timestamp(),
          coalesce(new.scheduled_at, statement_timestamp() + new.delay * interval '1 s', statement_timestamp()),
-         case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1 else 0 end,
-         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots
+         case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1
+              when new.fair_key is not null then 5 else 0 end,
+         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots, new.fair_key
     from jsonb_to_recordset($1::text::jsonb)
       as new (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
               delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
-              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint)
+              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint, fair_key text)
   returning id, queue
 )
 select inserted.id

@@ -11,7 +11,7 @@ with given as materialized (
     from jsonb_to_recordset($1::text::jsonb)
       as new (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
               delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
-              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint,
+              unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint, fair_key text,
               "window" double precision)
 ), first as materialized (
   select *
@@ -28,12 +28,13 @@ with given as materialized (
 ), inserted as (
   insert into asyncjobs.live_jobs
          (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options,
-          unique_key, unique_to_start, lock_key, lock_slots)
+          unique_key, unique_to_start, lock_key, lock_slots, fair_key)
   select new.queue, new.kind, new.method, new.args, new.priority, new.max_attempts, statement_timestamp(),
          coalesce(new.scheduled_at, statement_timestamp() + new.delay * interval '1 s', statement_timestamp())
            + (new.nth - 1)::float8 * interval '1 us',
-         case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1 else 0 end,
-         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots
+         case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1
+              when new.fair_key is not null then 5 else 0 end,
+         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots, new.fair_key
     from first new
    where new."window" is null or new.unique_key in (select unique_key from taken)
    order by new.unique_key nulls first, new.nth

@@ -10,18 +10,19 @@ with back as (
   insert into asyncjobs.live_jobs
          (id, scheduled_at, created_at, token, priority, attempt, max_attempts, crashes, state,
           queue, kind, method, args, meta, tags, options, errors, lock_key, lock_slots,
-          unique_key, unique_to_start)
+          unique_key, unique_to_start, fair_key)
   overriding system value
-  select id, now(), created_at, token, priority, 0, max_attempts, 0, 0, queue, kind, method, args, meta, tags, options, errors,
+  select id, now(), created_at, token, priority, 0, max_attempts, 0,
+         case when options ->> 'fair'::text is not null then 5 else 0 end, queue, kind, method, args, meta, tags, options, errors,
          options #>> '{lock,key}'::text[], (options #>> '{lock,slots}'::text[])::smallint,
          case when not exists (select from asyncjobs.live_jobs taken where taken.unique_key = back.options #>> '{unique,key}'::text[])
               then options #>> '{unique,key}'::text[] end,
-         (options #>> '{unique,to_start}'::text[])::boolean
+         (options #>> '{unique,to_start}'::text[])::boolean, options ->> 'fair'::text
     from back
   returning queue
 ), hurried as (
   update asyncjobs.live_jobs
-     set state = case when crashes > 0 then 4 else 0 end, scheduled_at = now()
+     set state = case when crashes > 0 then 4 when fair_key is not null then 5 else 0 end, scheduled_at = now()
    where id = $1::bigint and id > 0 and state in (1, 2)
   returning queue
 )
