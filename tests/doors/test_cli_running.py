@@ -228,3 +228,17 @@ async def test_run_uses_the_logging_of_the_application(shop: Shell) -> None:
                                "from shop.main import jobs\n")  # fmt: skip
     assert "MINE running" in (await shop("work-off", "shop.logs:jobs")).err
     assert " INFO     asyncjobs: running" in (await shop("work-off", APP)).err
+
+
+async def test_an_application_that_defines_no_job_is_told(shop: Shell) -> None:
+    """Where the modules with the jobs are not imported, what is wrong is said: what asyncjobs defines itself is not counted."""
+    shop.write(
+        "shop/empty.py", "import os\nfrom asyncjobs import Jobs\njobs = Jobs(os.environ['SHOP_DSN'])\n"
+    )
+    must_import = "the module of your Jobs must import the modules that define jobs"
+    worked_off = await shop("work-off", "shop.empty:jobs")
+    assert "running 0 kinds of jobs" in worked_off.err
+    assert f"no job is defined here; {must_import}" in worked_off.err
+    enqueued = await shop("enqueue", "shop.empty:jobs", "ExportStations")
+    assert f"no job is defined as 'ExportStations'; {must_import}" in enqueued.err
+    assert "no job is defined here" not in (await shop("work-off", APP)).err

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import attrs
 import pytest
 
-from asyncjobs import Dependency, Jobs, JobState, Later, MisusedJobs
+from asyncjobs import CurrentJob, Dependency, Jobs, JobState, Later, MisusedJobs, Rate, WrongConnection, job
 from asyncjobs.testing import NotDrained, all_enqueued, assert_enqueued, drain, inside
 from tests.kinds import forgotten
 from tests.testing_helpers.kinds import (
@@ -262,3 +264,103 @@ async def test_jobs_have_what_the_application_provides(dsn: str, connection: asy
             await Welcome("anna").later("call")
             assert await drain() == {"completed": 1}
     assert sent == ["anna"]
+
+
+class Loud:
+    """Middleware that says what passes."""
+
+    async def enqueue(self, jobs: Any, call_next: Any) -> Any:
+        DID.append(("stored", [each.kind for each in jobs]))
+        return await call_next(jobs)
+
+    async def run(self, current: CurrentJob, call_next: Any) -> Any:
+        DID.append(("runs", current.kind))
+        return await call_next()
+
+    async def error(self, current: CurrentJob, error: BaseException) -> None:
+        DID.append(("error", str(error)))
+
+
+async def test_middleware_and_hooks_are_told(dsn: str, connection: asyncpg.Connection) -> None:
+    """As in a runner."""
+    async with inside(Jobs(dsn, middleware=[Loud()]), connection):
+        await flaky.later(3)
+        await drain(raises=False)
+    assert DID == [("stored", ["th.flaky"]), ("runs", "th.flaky"), ("tried", 1), ("error", "not yet")]
+
+
+async def test_what_a_rate_does_not_let_in_waits(jobs: Jobs) -> None:
+    """And the drain ends."""
+    await jobs.limit("billing", rate=Rate(1, per=3600))
+    await Charge(1).later("call")
+    await Charge(2).later("call")
+    assert await drain() == {"completed": 1}
+    [waiting] = await assert_enqueued(Charge, states=["available"])
+    assert waiting.attempt == 0
+
+
+async def test_a_kind_that_is_not_known_is_left_and_said(
+    jobs: Jobs, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else's job does not fail here."""
+    await connection.execute("select asyncjobs.enqueue('th.nobody:Knows', '{}')")
+    await second.later(1)
+    assert await drain() == {"completed": 1}
+    await assert_enqueued("Knows")
+    assert "jobs of kind 'th.nobody:Knows' wait in queue 'default'" in caplog.text
+
+
+async def test_keys_take_turns(jobs: Jobs) -> None:
+    """What waits in line is drained, in its order."""
+    for number in (1, 1, 1, 2):
+        await second.set(fair="number").later(number)
+    assert await drain() == {"completed": 4}
+    assert DID.count(("second", 2)) == 1
+    assert DID[-1] != ("second", 2)
+
+
+async def test_a_timeout_fails_the_attempt(jobs: Jobs) -> None:
+    """As in a runner."""
+
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    with forgotten():
+        await job(kind="th.slow", timeout=0.02)(slow).later()
+        with pytest.raises(TimeoutError, match="longer than its timeout of 0.02 s"):
+            await drain()
+
+
+async def test_a_cancelled_drain_gives_its_job_back(dsn: str) -> None:
+    """And the job is told."""
+    begun = asyncio.Event()
+    ended: list[str] = []
+
+    async def endless() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("told")
+
+    with forgotten():
+        async with Jobs(dsn) as jobs:
+            await job(kind="th.endless")(endless).later()
+            draining = asyncio.create_task(drain(jobs))
+            await begun.wait()
+            draining.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await draining
+            [back] = await assert_enqueued("th.endless", states=["available"])
+    assert (back.attempt, ended) == (0, ["told"])
+
+
+async def test_a_transactional_jobs_still_wants_a_transaction(
+    dsn: str, connection: asyncpg.Connection
+) -> None:
+    """The test's is not the caller's: what is refused in production is refused here."""
+    async with inside(Jobs(dsn, transactional=True), connection):
+        with pytest.raises(WrongConnection):
+            await second.later(1)
+        await second.set(on=connection).later(1)
+        assert await drain() == {"completed": 1}

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import psycopg
+import psycopg2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from asyncjobs import InvalidInput, InvalidOption, Jobs, JobState, WhichJobs, current_job
-from asyncjobs.testing import all_enqueued, assert_enqueued, refute_enqueued
+from asyncjobs.testing import (
+    all_enqueued,
+    all_enqueued_sync,
+    assert_enqueued,
+    assert_enqueued_sync,
+    refute_enqueued,
+    refute_enqueued_sync,
+)
 from asyncjobs.testing.wanted import differences
+from tests.connections import sqlalchemy_url
 from tests.testing_helpers.kinds import Address, Charge, Ship, Size, first, second
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -210,6 +224,32 @@ async def test_what_makes_no_sense_is_refused(jobs: Jobs) -> None:
     await Ship(1, Address("Bern")).later("call")
     with pytest.raises(InvalidInput):
         await assert_enqueued(Ship, args={"order": object()})
+
+
+@pytest.mark.parametrize("kind", ["sqlalchemy", "psycopg", "psycopg2"])
+def test_sync_tests_ask_on_their_own_connection(sync_dsn: str, kind: str) -> None:
+    """In its open transaction, without an event loop."""
+    jobs = Jobs(sync_dsn)
+    with ExitStack() as stack:
+        if kind == "sqlalchemy":
+            engine = create_engine(sqlalchemy_url(sync_dsn, "psycopg"), poolclass=NullPool)
+            on: Any = stack.enter_context(Session(engine))
+        else:
+            driver = psycopg if kind == "psycopg" else psycopg2
+            on = stack.enter_context(closing(driver.connect(sync_dsn)))
+        first.set(on=on, jobs=jobs).later_sync(3)
+        assert_enqueued_sync(first, on=on, args={"number": 3}, queue="default", count=1)
+        refute_enqueued_sync(second, on=on, jobs=jobs)
+        assert [job.args for job in all_enqueued_sync(on=on)] == [{"number": 3}]
+        with pytest.raises(AssertionError, match=r"args\.number is 3, not 4"):
+            assert_enqueued_sync(first, on=on, args={"number": 4})
+        on.rollback()
+        refute_enqueued_sync(first, on=on)
+
+
+@pytest.fixture
+def sync_dsn(dsn: str) -> str:
+    return dsn
 
 
 PLAIN = st.recursive(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import attrs
 import click
 
+from asyncjobs._bus.publisher import DUE
 from asyncjobs._define import registry
 from asyncjobs._define.definition import Definition
 from asyncjobs._define.enqueueing import Prepared
@@ -85,7 +86,7 @@ def _endings(ending: str) -> list[str]:
 
 
 def _kinds_like(name: str) -> str:
-    shorts = {kind.rpartition(":")[2]: kind for kind in sorted(registry.defined_kinds())}
+    shorts = {kind.rpartition(":")[2]: kind for kind in sorted(registry.defined_kinds() - {DUE})}
     near = get_close_matches(name, shorts, 1) or get_close_matches(name.rpartition(".")[0], shorts, 1)
     if near:
         return f"; did you mean {near[0]!r}?"

@@ -16,6 +16,7 @@ import attrs
 import click
 
 from asyncjobs._app import Jobs
+from asyncjobs._bus.publisher import DUE
 from asyncjobs._define.registry import defined_kinds
 from asyncjobs._keeper.keeper import version_of_asyncjobs
 from asyncjobs.cli.ending import end_in_time
@@ -127,7 +128,7 @@ class _Stop:
 
 
 def _say_hello(jobs: Jobs) -> None:
-    kinds = defined_kinds()
+    kinds = defined_kinds() - {DUE}  # everybody has that one
     assert jobs._supervisor is not None
     pools = jobs._supervisor.runner._pools
     logger.info(

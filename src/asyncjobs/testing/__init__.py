@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from asyncjobs.testing.clock import Clock, frozen_clock
 from asyncjobs.testing.draining import NotDrained, drain
-from asyncjobs.testing.enqueued import all_enqueued, assert_enqueued, refute_enqueued
+from asyncjobs.testing.enqueued import (
+    all_enqueued,
+    all_enqueued_sync,
+    assert_enqueued,
+    assert_enqueued_sync,
+    refute_enqueued,
+    refute_enqueued_sync,
+)
 from asyncjobs.testing.inline import inline
 from asyncjobs.testing.stage import inside
 
@@ -15,10 +22,13 @@ __all__ = [
     "Clock",
     "NotDrained",
     "all_enqueued",
+    "all_enqueued_sync",
     "assert_enqueued",
+    "assert_enqueued_sync",
     "drain",
     "frozen_clock",
     "inline",
     "inside",
     "refute_enqueued",
+    "refute_enqueued_sync",
 ]

@@ -13,6 +13,8 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
+
 from asyncjobs._app import Jobs
 from asyncjobs._define import registry
 from asyncjobs._define.enqueueing import codec_of
@@ -217,8 +219,13 @@ class Drain:
             await self._settle(Returned(job, LiveState.READY, unburnt=True))
             raise NotDrained(self._endless())
         drained = Drained(self._jobs, self._codec, job, self._settle_in)
-        async with savepoint_of(self._jobs):
-            await drained.run()
+        try:
+            async with savepoint_of(self._jobs):
+                await drained.run()
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await self._settle(Returned(job, LiveState.READY, unburnt=True))
+            raise
         outcome = drained.outcome
         if outcome is None:
             found = await self._jobs.find_job(job.id)

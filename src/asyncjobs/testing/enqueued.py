@@ -13,9 +13,10 @@ from asyncjobs._model.durations import Duration
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs._store import views
-from asyncjobs._store.foreign import join
+from asyncjobs._store.foreign import is_sync, join
 from asyncjobs._store.session import Session
 from asyncjobs._store.statements import DEFAULT_SCHEMA
+from asyncjobs._store.synchronous import at_once, join_sync
 from asyncjobs.errors import WhichJobs
 from asyncjobs.testing.wanted import Wanted, inputs_of, wanted, when_of
 
@@ -89,14 +90,42 @@ async def all_enqueued(
     return [job for job in await _jobs(on, jobs) if not described_as.differences(job)]
 
 
+def assert_enqueued_sync(
+    what: Any = None,
+    /,
+    *,
+    on: Any,
+    jobs: Jobs | None = None,
+    count: int | None = None,
+    **described: Unpack[Described],
+) -> list[Job]:
+    """`assert_enqueued` for tests that cannot await: on a sync connection, as `later_sync` takes it."""
+    return at_once(assert_enqueued(what, on=join_sync(on), jobs=jobs, count=count, **described))
+
+
+def refute_enqueued_sync(
+    what: Any = None, /, *, on: Any, jobs: Jobs | None = None, **described: Unpack[Described]
+) -> None:
+    """`refute_enqueued` for tests that cannot await."""
+    at_once(refute_enqueued(what, on=join_sync(on), jobs=jobs, **described))
+
+
+def all_enqueued_sync(
+    what: Any = None, /, *, on: Any, jobs: Jobs | None = None, **described: Unpack[Described]
+) -> list[Job]:
+    """`all_enqueued` for tests that cannot await."""
+    return at_once(all_enqueued(what, on=join_sync(on), jobs=jobs, **described))
+
+
 async def _jobs(on: Any, jobs: Jobs | None) -> list[Job]:
     """Every job to be seen, oldest first."""
     found: Any = jobs
-    try:
-        found, on = which(jobs, on)
-    except WhichJobs:
-        if on is None:
-            raise
+    if not is_sync(on):
+        try:
+            found, on = which(jobs, on)
+        except WhichJobs:
+            if on is None:
+                raise
     if on is None:
         listed = await found.ask(views.list_jobs, limit=_ALL)
     else:
