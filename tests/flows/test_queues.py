@@ -310,7 +310,7 @@ async def test_what_nobody_here_takes_costs_nothing(dsn: str) -> None:
         claimer = runner_of(jobs)._claimer
 
         async def asleep() -> bool:
-            return claimer.is_asleep
+            return claimer.is_drained and claimer._own_xid is None
 
         await eventually_async(asleep)
         sent = claimer.sent
