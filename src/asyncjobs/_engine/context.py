@@ -129,9 +129,7 @@ class RunningJob:
     completed = False  #: by a transaction that is known to be committed
     handed_over = False  #: by `complete`, in a transaction somebody else ends
     cut_off: Exception | None = None  #: why a transaction of its own could not be begun
-    said: Sequence[
-        Any
-    ] = ()  #: what it was settled with, in transactions of its own: a verb, or a result; the last counts
+    said: Sequence[Any] = ()  #: what it was settled with, in transactions of its own: a verb, or a result; the last counts
     outcome: Outcome | None = None  #: what that makes of it
     _owner = 0  #: the id of that transaction's connection, which is not kept alive
     _is_open: Callable[[], bool] = staticmethod(lambda: False)

@@ -95,9 +95,7 @@ class Told:
     async def _told(self, outcome: Outcome | None, error: Any) -> Outcome | None:
         await self._tell("on_end")
         running, stands = self._attempt.running, outcome
-        if (
-            running.completed and running.said
-        ):  # by a transaction of its own: that stands, whatever it did since
+        if running.completed and running.said:  # by a transaction of its own: that stands, whatever it did since
             stands, error = running.outcome, running.said[-1]
         if isinstance(stands, Finished) and isinstance(error, BaseException):
             if stands.state is FinalState.FAILED:
@@ -168,7 +166,9 @@ class Told:
         at = await self._tell("reschedule_at", now := datetime.now(UTC), attempt.job.attempt)
         if at is not None:
             try:
-                attempt.wait = min(max(0.0, (moment(at, "reschedule_at") - now).total_seconds()), A_CENTURY)
+                attempt.wait = min(
+                    max(0.0, (moment(at, "reschedule_at") - now).total_seconds()), A_CENTURY
+                )
             except Exception as wrong:
                 self._log(wrong, "reschedule_at")
         return error
