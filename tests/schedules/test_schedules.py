@@ -362,6 +362,8 @@ def hidden(value: Any) -> Any:
             "two schedules",
         ),
         (lambda: Jobs("postgresql://nowhere/x", schedules=[], application=""), "application="),
+        (lambda: Every(60, sweep).preview(after=datetime(2026, 1, 1)), "has no time zone"),  # noqa: DTZ001
+        (lambda: Every(60, sweep).preview(-1), "count=-1"),
     ],
 )
 def test_what_makes_no_sense(make: Any, said: str) -> None:

@@ -160,6 +160,49 @@ async def test_hooks_are_told_in_order(
     assert (await handle.job()).state is ends
 
 
+@attrs.frozen
+class RaisesAnything(Later, kind="seeds.RaisesAnything", max_attempts=1):
+    """Its job and its hooks raise what they are told to."""
+
+    what: str
+    where: tuple[str, ...]
+
+    def _maybe(self, name: str) -> None:
+        said.append(name)
+        if name in self.where:
+            raise ANYTHING[self.what]
+
+    async def call(self) -> int:
+        self._maybe("call")
+        return 7
+
+    async def on_error(self, error: BaseException) -> None:
+        self._maybe("error")
+
+    async def on_end(self) -> None:
+        self._maybe("end")
+
+    async def on_failure(self, error: BaseException) -> None:
+        self._maybe("failure")
+
+
+ANYTHING = {
+    each.__name__: each
+    for each in (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration, asyncio.CancelledError)
+}
+
+
+@pytest.mark.parametrize("what", ANYTHING)
+async def test_hooks_may_raise_whatever_there_is(running: Jobs, what: str) -> None:
+    """What became of the job stands, and all are told."""
+    assert await (await RaisesAnything(what, ("end",)).later("call")).result(timeout=10) == 7
+    said.clear()
+    with pytest.raises(JobFailed, match=what):
+        handle = await RaisesAnything(what, ("call", "error", "end", "failure")).later("call")
+        await handle.result(timeout=10)
+    assert said == ["call", "error", "end", "failure"]
+
+
 @pytest.mark.seed("D5")
 async def test_hooks_may_be_sync(running: Jobs) -> None:
     """D5 … hooks may be async: or sync, and then stand in the thread of a sync job."""
@@ -489,7 +532,7 @@ class NeverAgain(Later, kind="seeds.NeverAgain"):
 
 
 async def test_the_end_of_time_is_a_century_off(running: Jobs) -> None:
-    """`reschedule_at` may say so; beyond the year 9999, no Python could read the row."""
+    """`reschedule_at` may say so, and beyond the year 9999 its row would be refused for ever."""
     handle = await NeverAgain().later("call")
 
     async def waits() -> bool:

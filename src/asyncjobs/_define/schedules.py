@@ -15,7 +15,7 @@ from asyncjobs._define.definition import BoundJob, Calling, Definition
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.service import Later
 from asyncjobs._define.storable import STRICT
-from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.durations import Duration, moment, seconds
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.lock import lock_of
 from asyncjobs._model.options import check_name
@@ -74,7 +74,8 @@ class Repeating:
 
     def preview(self, count: int = 5, *, after: datetime | None = None) -> list[datetime]:
         """When it would tick next, on the clock of its time zone: after a moment, or now by this machine's clock."""
-        ticks = next_ticks(self.timing, after or datetime.now(UTC), count)
+        start = datetime.now(UTC) if after is None else moment(after, "after")
+        ticks = next_ticks(self.timing, start, count)
         return [tick.astimezone(ZoneInfo(self._times()["timezone"])) for tick in ticks]
 
     def new_schedule(self, codec: Codec, registry: QueueRegistry = queues) -> NewSchedule:

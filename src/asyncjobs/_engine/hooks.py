@@ -117,7 +117,13 @@ class Told:
         """Nobody may act for the job any more: it is another runner's, or closed, or still runs in its thread."""
         attempt = self._attempt
         stopped = "lost" in attempt.stopped_for or "abandoned" in attempt.stopped_for
-        return stopped or isinstance(raised, GeneratorExit) or attempt.thread is not None
+        return stopped or self._is_closed(raised) or attempt.thread is not None
+
+    def _is_closed(self, raised: BaseException) -> bool:
+        """From outside: nothing can be awaited any more. A GeneratorExit of the job's own, or a hook's, is an error as any."""
+        return isinstance(raised, GeneratorExit) and (
+            self._attempt.interrupted or asyncio._get_running_loop() is None
+        )
 
     # The attempt itself.
 
@@ -193,9 +199,9 @@ class Told:
                 return await attempt.ask(self._call, question)
         except Verb as said:
             return said
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if self._is_closed(error):
+                raise
             if not (isinstance(error, asyncio.CancelledError) and attempt.interrupted):
                 self._log(error, name)
         return None

@@ -205,7 +205,9 @@ def ticks_between(timing: Timing, after: datetime, until: datetime) -> Iterator[
 
 
 def next_ticks(timing: Timing, after: datetime, count: int) -> list[datetime]:
-    """The next *count* ticks."""
+    """The next *count* ticks. Raises InvalidOption."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidOption(f"count={count!r:.40} is not how many ticks are to be shown")
     return list(islice(ticks_between(timing, after, datetime.max.replace(tzinfo=UTC)), count))
 
 
