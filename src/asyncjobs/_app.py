@@ -33,6 +33,7 @@ from asyncjobs._guard.blocked import Blocked
 from asyncjobs._guard.guard import Guard
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.elsewhere import OF_JOBS, SaysOurs
 from asyncjobs._model.events import Event
 from asyncjobs._model.job import Job, NewJob
 from asyncjobs._model.limits import QueueLimit, Rate, checked_limits
@@ -62,7 +63,7 @@ logger = logging.getLogger("asyncjobs")
 R = TypeVar("R")
 
 
-class Jobs(Publisher):
+class Jobs(SaysOurs, Publisher):
     """An application's jobs.
 
     One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
@@ -81,6 +82,8 @@ class Jobs(Publisher):
     (`modes`); *listen* decides it by hand: False needs no session of its own, as behind a transaction pooler, and jobs are
     polled for.
     """
+
+    _elsewhere = OF_JOBS
 
     def __init__(
         self,

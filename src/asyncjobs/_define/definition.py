@@ -20,6 +20,7 @@ from asyncjobs._define.keys import Inputs, check_function_keys
 from asyncjobs._define.registry import check_findable, kind_of, module_of, register
 from asyncjobs._define.signature import STAND_INS, FunctionSignature
 from asyncjobs._enqueue.options import LaterOptions
+from asyncjobs._model.elsewhere import OF_A_JOB, SaysOurs
 from asyncjobs._model.options import DEFAULTS, DefinitionOptions
 from asyncjobs.errors import InvalidDefinition
 
@@ -33,8 +34,10 @@ _LOOKS = ("__code__", "__defaults__", "__kwdefaults__", "__closure__", "__global
 """What makes `inspect` and web frameworks see a function in a callable object, so that a coroutine function stays one."""
 
 
-class Definition(Generic[P, T, R]):
+class Definition(SaysOurs, Generic[P, T, R]):
     """A function or method decorated with `@job`. Calling it is calling the function, now."""
+
+    _elsewhere = OF_A_JOB
 
     def __init__(self, function: Callable[P, T], options: DefinitionOptions) -> None:
         functools.update_wrapper(self, function)

@@ -13,6 +13,7 @@ from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.elsewhere import OF_A_HANDLE, SaysOurs
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs.errors import (
@@ -30,8 +31,10 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 @attrs.frozen(eq=False, repr=False)
-class Handle(Generic[R_co]):
+class Handle(SaysOurs, Generic[R_co]):
     """A job that was enqueued. Cheap: ask for what you need, or keep `id` and make one again with `jobs.handle(id)`."""
+
+    _elsewhere = OF_A_HANDLE
 
     id: int
     created: bool  #: False: a duplicate of a job that waits already, and this is that one's handle

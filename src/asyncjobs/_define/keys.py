@@ -203,6 +203,8 @@ def _unknown(name: str, known: set[str], what: str) -> NoReturn:
     public = sorted(each for each in known if not each.startswith("_"))
     near = get_close_matches(name, public, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(public[:20]) or 'none'}"
+    if not name.isidentifier():
+        hint = "these are names; a key that is there already is Unique(key=…) or Lock(key=…)"
     raise InvalidDefinition(
         f"{what} cannot be known by {name!r}, which is no input or attribute of it; {hint}"
     )

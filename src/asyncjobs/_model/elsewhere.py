@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-_LATER = "write `await ….later(…)`"
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
 _ONE_CALL = "of one call, say `.set({0}=…).later(…)` or `later(…, {0}=…)`"
 _DELAY, _AT = _ONE_CALL.format("delay"), _ONE_CALL.format("at")
 _COUNTS = "say max_attempts=, which counts the first one, too"
@@ -14,6 +16,7 @@ _WHATEVER = (
 _NEEDED = "a method needed() is asked before the job runs"
 _LIMIT = "say it of its queue, over all processes: `await jobs.limit(queue, rate=Rate(…))`"
 _ALWAYS = "a job is done when what came of it is stored, and never before: leave it out"
+_INPUTS = "inputs are the arguments of later itself, or the object's fields"
 
 OPTIONS = {
     "countdown": _DELAY,
@@ -59,5 +62,88 @@ OPTIONS = {
     "keep_result": 'say keep=, "row" or "nothing"; how long, `Jobs(keep=…)` says',
     "expires": _NEEDED,
     "_expires": _NEEDED,
+    "args": _INPUTS,
+    "kwargs": _INPUTS,
 }
 """Options of jobs, by their names in Celery, Sidekiq, procrastinate or arq."""
+
+_LATER = "write `await ….later(…)`, or `….later_sync(…)` in sync code"
+_SET = "write `await ….set(delay=…).later(…)`"
+_PREPARE = "write `….prepare(…)`, for `jobs.enqueue_many` or a schedule"
+
+OF_A_JOB = {
+    "delay": _LATER,
+    "defer": _LATER,
+    "defer_async": _LATER,
+    "enqueue": _LATER,
+    "perform_async": _LATER,
+    "perform_later": _LATER,
+    "send": _LATER,
+    "kiq": _LATER,
+    "apply_async": _SET,
+    "configure": _SET,
+    "perform_in": _SET,
+    "perform_at": _SET,
+    "s": _PREPARE,
+    "si": _PREPARE,
+    "signature": _PREPARE,
+    "retry": "inside the job, `raise Retry(seconds)`",
+}
+"""What is called on a task, there."""
+
+_STATUS = "write `await handle.status()`"
+
+OF_A_HANDLE = {
+    "get": "write `await handle.result(timeout=…)`",
+    "wait": "write `await handle.result(timeout=…)`",
+    "state": _STATUS,
+    "ready": _STATUS,
+    "successful": _STATUS,
+    "failed": _STATUS,
+    "info": "write `await handle.job()`",
+    "result_info": "write `await handle.job()`",
+    "revoke": "write `await handle.cancel()`",
+    "abort": "write `await handle.cancel()`",
+    "retry": "write `await jobs.retry(handle.id)`",
+}
+"""What is called on a result, or on a job, there."""
+
+_DECORATE = "a job belongs to no Jobs: decorate it with `asyncjobs.job`"
+_ENQUEUE = "what is to run enqueues itself: `await send.later(42)`, or many at once by `jobs.enqueue_many`"
+_RUNNING = "enter `async with jobs.running():`, or give the web application `lifespan=jobs.lifespan`"
+
+OF_JOBS = {
+    "task": _DECORATE,
+    "job": _DECORATE,
+    "periodic": "repeat by `Jobs(schedules=[Cron(…)])`",
+    "cron": "repeat by `Jobs(schedules=[Cron(…)])`",
+    "enqueue": _ENQUEUE,
+    "enqueue_job": _ENQUEUE,
+    "send_task": _ENQUEUE,
+    "run_worker": _RUNNING,
+    "run_worker_async": _RUNNING,
+    "worker": _RUNNING,
+    "start": _RUNNING,
+    "open": _RUNNING,
+    "open_async": _RUNNING,
+    "status": "write `await jobs.handle(id).status()`",
+    "result": "write `await jobs.handle(id).result(timeout=…)`",
+    "AsyncResult": "write `jobs.handle(id)`",
+}
+"""What is called on an application, or a connection, there."""
+
+
+class SaysOurs:
+    """Who calls it by another system's name hears ours."""
+
+    __slots__ = ()
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {}
+
+    if not TYPE_CHECKING:  # a checker shall find the typo
+
+        def __getattr__(self, name: str) -> Any:
+            hint = type(self)._elsewhere.get(name)
+            if hint is None:
+                return object.__getattribute__(self, name)  # raises, as ever
+            raise AttributeError(f"{type(self).__name__!r} has no {name!r}; {hint}", name=name, obj=self)
