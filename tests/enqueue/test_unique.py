@@ -64,6 +64,30 @@ async def test_a_duplicate_never_aborts_the_transaction(dsn: str, kind: str) -> 
         assert own.id == again.id == stored[2]
 
 
+async def test_who_waits_for_a_key_leaves_connections_to_others(dsn: str) -> None:
+    """Many wait for what one open transaction will do; jobs with other keys, and without one, are stored meanwhile."""
+    async with Jobs(dsn) as jobs, watching(dsn) as other:
+        transaction = other.connection.transaction()
+        await transaction.start()
+        first = await index.set(on=other.connection).later(1)
+        waiting = [asyncio.create_task(_one_more()) for _ in range(30)]
+        async with watching(dsn) as eyes:
+            waits = "select exists (select from pg_locks where not granted)"
+            await eventually_async(lambda: eyes.connection.fetchval(waits))
+        async with asyncio.timeout(4):  # to open a connection takes longer, where there is none left
+            assert await jobs.count_jobs() == {}
+            assert (await index.later(2)).created
+            assert (await plain.later()).created
+        assert not any(task.done() for task in waiting)
+        await transaction.commit()
+        assert set(await asyncio.gather(*waiting)) == {(first.id, False)}
+
+
+async def _one_more() -> tuple[int, bool]:
+    handle = await index.later(1)
+    return handle.id, handle.created
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize("autocommit", [False, True])
 async def test_sync_code_meets_duplicates_too(dsn: str, driver: str, autocommit: bool) -> None:
