@@ -43,6 +43,11 @@ async def gated(wait: bool = True) -> None:
 async def beside() -> None: ...
 
 
+@job(kind="test_limits:alike", queue="narrow", unique="user")
+async def alike(user: int) -> None:
+    await gated.function()
+
+
 async def nothing_is_left(dsn: str) -> bool:
     connection = await asyncpg.connect(dsn)
     try:
@@ -127,6 +132,20 @@ async def test_a_lock_is_not_kept_by_who_finds_the_queue_full(dsn: str) -> None:
             await handle.result(timeout=30)
     assert most == 1
     assert await nothing_is_left(dsn)
+
+
+@pytest.mark.parametrize("lock", [None, "user"])
+async def test_who_finds_the_queue_full_is_still_unique(dsn: str, lock: str | None) -> None:
+    """Several runners claim at once, and one job is let in; the others have not started, and keep their keys."""
+    async with Jobs(dsn) as first:
+        await first.limit("narrow", rate=Rate(1, per=3600))
+        await first.enqueue_many(alike.set(lock=lock).prepare(user) for user in range(8))
+    async with running(dsn) as jobs, Jobs(dsn).running(), Jobs(dsn).running(), Jobs(dsn).running():
+        await eventually_async(lambda: run(1))
+        await eventually_async(lambda: held(jobs, 1))
+        again = [await alike.set(jobs=jobs, lock=lock).later(user) for user in range(8)]
+        assert [handle.created for handle in again].count(True) == 1
+        gate.set()
 
 
 @pytest.mark.parametrize(

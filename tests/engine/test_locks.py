@@ -326,7 +326,7 @@ async def test_jobs_without_locks_send_no_statement_more(dsn: str) -> None:
     """Neither where they are claimed nor where they end: the lock's statements are of those who have one."""
     connection = await asyncpg.connect(dsn)
     for name, gives in (
-        ("acquire_locks(bigint[], bigint[], bigint)", "table (job_id bigint, verdict text)"),
+        ("acquire_locks(bigint[], bigint[], bigint, bigint[])", "table (job_id bigint, verdict text)"),
         ("let_go(bigint)", "integer"),
     ):
         await connection.execute(f"drop function asyncjobs.{name}")

@@ -24,6 +24,11 @@ class Limits:
         return bool(self._allowed)
 
     @property
+    def queues(self) -> list[str]:
+        """Those with limits."""
+        return list(self._allowed)
+
+    @property
     def closed(self) -> frozenset[str]:
         """The queues nothing may begin in now."""
         return frozenset(queue for queue, jobs in self._allowed.items() if jobs < 1)

@@ -77,9 +77,17 @@ async def look_around(session: Session) -> Surroundings:
 
 
 async def claim_jobs(
-    session: Session, requests: Sequence[LaneRequest], incarnation: int, *, begin: bool
+    session: Session,
+    requests: Sequence[LaneRequest],
+    incarnation: int,
+    *,
+    begin: bool,
+    limited: Sequence[str] = (),
 ) -> list[ClaimedJob]:
-    """Claim up to each pool's room, in order; jobs others are claiming are passed over, not waited for."""
+    """Claim up to each pool's room, in order; jobs others are claiming are passed over, not waited for.
+
+    Those of *limited* queues have yet to be let in, and keep their unique keys until then.
+    """
     rows = await session.fetch(
         "claim_jobs",
         [request.lane.queue for request in requests],
@@ -95,6 +103,7 @@ async def claim_jobs(
         [request.last_priority for request in requests],
         [request.weight for request in requests],
         [request.served for request in requests],
+        list(limited),
     )
     return sorted(map(claimed_job, rows), key=claim_order)
 

@@ -18,11 +18,20 @@ class Acquired(NamedTuple):
     doubtful: frozenset[int]  #: those of them whose lock may have become free at this very moment
 
 
-async def acquire_locks(session: Session, incarnation: int, jobs: Iterable[ClaimedJob]) -> Acquired:
-    """Take the locks of *jobs*, or let them wait. Those in neither set could not be decided upon, and go back."""
+async def acquire_locks(
+    session: Session, incarnation: int, jobs: Iterable[ClaimedJob], limited: Iterable[ClaimedJob] = ()
+) -> Acquired:
+    """Take the locks of *jobs*, or let them wait. Those in neither set could not be decided upon, and go back.
+
+    Those that are *limited*, too, have yet to be let in, and keep their unique keys until then.
+    """
     ordered = sorted(jobs, key=lambda job: job.id)
     rows = await session.fetch(
-        "acquire_locks", [job.id for job in ordered], [job.token for job in ordered], incarnation
+        "acquire_locks",
+        [job.id for job in ordered],
+        [job.token for job in ordered],
+        incarnation,
+        [job.id for job in limited],
     )
     verdicts = {job_id: verdict for job_id, verdict, _ in rows}
     return Acquired(

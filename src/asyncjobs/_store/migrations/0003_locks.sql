@@ -93,8 +93,9 @@ begin
 end $$;
 
 -- Take the locks of claimed jobs, or let them wait: the verdict for each is 'held', 'blocked', or 'doubt': blocked, and whoever
--- is in the way may be ending just now. Of jobs that are missing in the answer nothing is known: they go back.
-create function asyncjobs.acquire_locks(ids bigint[], tokens bigint[], incarnation bigint)
+-- is in the way may be ending just now. Of jobs that are missing in the answer nothing is known: they go back. Those that
+-- are *to_admit*, too, have not started with it, and keep their unique keys.
+create function asyncjobs.acquire_locks(ids bigint[], tokens bigint[], incarnation bigint, to_admit bigint[])
   returns table (job_id bigint, verdict text) language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -106,7 +107,7 @@ declare
   of_full text;
 begin
   for mine in
-    select id, token, lock_key, lock_slots, cancel_requested, unique_to_start and unique_key is not null as starts
+    select id, token, lock_key, lock_slots, cancel_requested, unique_to_start and unique_key is not null and id <> all (to_admit) as starts
       from asyncjobs.live_jobs
      where id = any (ids) and runner = incarnation and token = tokens[width_bucket(id, ids)] and lock_key is not null
      order by lock_key, priority, scheduled_at, id
@@ -203,7 +204,7 @@ begin
 end $$;
 
 -- Let claimed jobs of limited queues run, as many as there are places and tokens, in the order of the queue: their ids. One
--- after the other, because each holds the queue's row.
+-- after the other, because each holds the queue's row. One that somebody's transaction keeps from starting is passed by.
 create function asyncjobs.admit_jobs(ids bigint[], tokens bigint[], incarnation bigint)
   returns setof bigint language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -212,6 +213,7 @@ declare
   mine record;
   bucket integer;
   admitted integer;
+  places integer;
 begin
   for queue_row in
     select name, concurrency, every, burst, next_at
@@ -222,14 +224,17 @@ begin
   loop
     admitted := 0;
     bucket := asyncjobs.tokens_in(queue_row.every, queue_row.burst, queue_row.next_at);
+    -- Where the limit was lowered more may run than there are places, and one that is free counts for nothing.
+    places := queue_row.concurrency - (select count(*) from asyncjobs.locks where key = 'queue:' || queue_row.name);
     for mine in
-      select id, token
+      select id, token, unique_to_start and unique_key is not null as starts
         from asyncjobs.live_jobs
        where id = any (ids) and runner = incarnation and token = tokens[width_bucket(id, ids)]
          and queue = queue_row.name and not cancel_requested
        order by priority, scheduled_at, id
+         for update skip locked
     loop
-      exit when admitted >= bucket;
+      exit when admitted >= bucket or admitted >= places;
       if queue_row.concurrency is not null then
         insert into asyncjobs.locks (key, slot, job, token)
         select 'queue:' || queue_row.name, free.slot, mine.id, mine.token
@@ -240,6 +245,9 @@ begin
         on conflict (key, slot) do nothing;
         exit when not found;
         update asyncjobs.live_jobs set limited = true where id = mine.id;
+      end if;
+      if mine.starts then
+        update asyncjobs.live_jobs set unique_key = null where id = mine.id;
       end if;
       admitted := admitted + 1;
       return next mine.id;
