@@ -13,6 +13,7 @@ from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, LiveState
 from asyncjobs._store.chores import rescue_jobs
 from asyncjobs._store.claims import Claim, adopt_jobs, finish_jobs, return_jobs
+from asyncjobs._store.clearing import clear_jobs
 from asyncjobs._store.locks import Acquired, acquire_locks, list_locks, settle_locks, sweep_locks
 from asyncjobs._store.session import Session
 from asyncjobs._store.views import cancel_job, pause_queue, retry_job
@@ -365,3 +366,26 @@ async def test_the_lock_of_one_key_is_the_keys_own(dsn: str) -> None:
             await session.connection.execute(
                 "insert into asyncjobs.locks (key, slot, job, token) values ('a', 1, 2, 1)"
             )
+
+
+async def test_jobs_that_are_cleared_hand_no_lock_to_one_another(dsn: str) -> None:
+    """The one that was about to be claimed, and those that waited behind it: all are gone, and the lock is free."""
+    async with session_of(dsn) as session:
+        await store(session, *[locked() for _ in range(5)])
+        (job,), _ = await claim_and_lock(session)
+        await return_jobs(session, RUNNER, [back(job)])
+        assert [holder for *_, holder in await holders(session)] == [job.id + 1]
+        assert await clear_jobs(session) == 5
+        assert await holders(session) == []
+
+
+async def test_a_lock_goes_to_who_is_not_cleared(dsn: str) -> None:
+    """Of two kinds only one is cleared: the next in turn is of the other."""
+    async with session_of(dsn) as session:
+        await store(session, *[locked() for _ in range(3)], locked(kind="other"))
+        (job,), _ = await claim_and_lock(session)
+        (other,) = await claim(session, lanes=[("q", "other")])
+        await acquire_locks(session, RUNNER, [other])
+        await return_jobs(session, RUNNER, [back(job)])
+        assert await clear_jobs(session, kinds=["k"]) == 3
+        assert await holders(session) == [("a", 1, other.id)]
