@@ -16,8 +16,9 @@ from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, LiveState
 from asyncjobs._store.chores import prune_windows, rescue_jobs
 from asyncjobs._store.claims import Caution, claim_suspect, finish_jobs, return_jobs
+from asyncjobs._store.locks import acquire_locks, list_locks
 from asyncjobs._store.session import Session
-from asyncjobs._store.unique import Stored, insert_unique
+from asyncjobs._store.unique import Stored, insert_unique, insert_unique_jobs
 from asyncjobs._store.views import cancel_job, retry_job
 from tests.store.jobs import RUNNER, claim, enter, live, new_job, session_of
 from tests.waiting import eventually_async
@@ -227,19 +228,105 @@ async def test_a_job_that_waits_for_its_lock_when_it_was_claimed_is_taken_back(d
 
 
 async def test_a_window_ends_and_is_forgotten(dsn: str) -> None:
-    """A key whose window is over can be taken, is pruned, and says then whose it was: of one that still waits, that one's."""
+    """A key whose window is over can be taken, and is pruned. One that still waits has its key all the same, but no window more:
+    that is counted from when it was enqueued."""
     async with session_of(dsn) as session:
         over = "update asyncjobs.unique_windows set expires_at = now() - interval '1 s'"
         (first,) = await enqueue(session, unique_job("key", unique_window=100.0))
         await session.connection.execute(over)
         assert await enqueue(session, unique_job("key", unique_window=100.0)) == [Stored(first.id, False)]
         await claim(session)
-        assert await enqueue(session, unique_job("key", unique_window=100.0)) == [Stored(first.id, False)]
+        (second,) = await enqueue(session, unique_job("key", unique_window=100.0))
+        assert second.created
+        await claim(session)
+        assert await enqueue(session, unique_job("key", unique_window=100.0)) == [Stored(second.id, False)]
         assert await prune_windows(session, 10) == 0
         await session.connection.execute(over)
         assert await prune_windows(session, 10) == 1
-        (second,) = await enqueue(session, unique_job("key", unique_window=100.0))
+        (third,) = await enqueue(session, unique_job("key", unique_window=100.0))
+        assert third.created
+
+
+async def test_one_that_ends_in_the_moment_it_is_met_leaves_its_key(dsn: str) -> None:
+    """Its window was over and its key taken; by the time its handle is looked for it is final: the new one is stored."""
+    async with session_of(dsn) as session, session_of(dsn) as other:
+        (first,) = await enqueue(session, unique_job("key", unique_window=100.0))
+        over = "update asyncjobs.unique_windows set expires_at = now() - interval '1 s'"
+        await session.connection.execute(over)
+        new = unique_job("key", unique_window=100.0)
+        async with session.connection.transaction():
+            assert await insert_unique_jobs(session, [new], wake=False) == []
+            await cancel_job(other, first.id)
+            (second,) = await insert_unique(session, [new], wake=False, commits_itself=False)
         assert second.created
+        assert await enqueue(session, new) == [Stored(second.id, False)]
+
+
+async def test_who_comes_second_takes_no_window(dsn: str) -> None:
+    """It waits for who has just taken the key, without a window, and has its handle; the key is free with that job's end."""
+    async with session_of(dsn) as session, session_of(dsn) as other, session_of(dsn) as eyes:
+        new = unique_job("key", unique_window=100.0)
+        async with other.connection.transaction():
+            (first,) = await insert_unique(other, [unique_job("key")], wake=False, commits_itself=False)
+            second = asyncio.create_task(enqueue(session, new))
+            waits = "select exists (select from pg_locks where not granted)"
+            await eventually_async(lambda: eyes.connection.fetchval(waits))
+        assert await second == [Stored(first.id, False)]
+        await cancel_job(session, first.id)
+        (third,) = await enqueue(session, new)
+        assert third.created
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_duplicates_in_a_window_do_not_wait_for_one_another(dsn: str, ended: bool) -> None:
+    """Each in an open transaction: the one that has the key was committed before, and waits, or has ended."""
+    async with session_of(dsn) as session, session_of(dsn) as other:
+        (first,) = await enqueue(session, unique_job("key", unique_window=100.0))
+        if ended:
+            await cancel_job(session, first.id)
+        async with session.connection.transaction(), other.connection.transaction():
+            for each in (session, other):
+                await each.connection.execute("set local lock_timeout = '2 s'")
+                new = unique_job("key", unique_window=100.0)
+                assert await insert_unique(each, [new], wake=False, commits_itself=False) == [
+                    Stored(first.id, False)
+                ]
+
+
+async def test_who_is_put_off_lets_go_of_the_lock_it_was_handed(dsn: str) -> None:
+    """It was about to be claimed, and is rescheduled for later: the next in turn has the lock."""
+    async with session_of(dsn) as session:
+        keyed: dict[str, Any] = {"lock_key": "lock", "lock_slots": 1}
+        for name in ("first", "second", "third"):
+            await enqueue(session, unique_job(name, **keyed))
+        first, second, third = await claim(session)
+        assert (await acquire_locks(session, RUNNER, [first, second, third])).held == {first.id}
+        await finish_jobs(session, RUNNER, [Finished(first, FinalState.COMPLETED, 0.1)])
+        assert [lock.job for lock in await list_locks(session)] == [second.id]
+        change = unique_job("second", on_conflict=("reschedule",), delay=60.0, **keyed)
+        assert await enqueue(session, change) == [Stored(second.id, False)]
+        assert [lock.job for lock in await list_locks(session)] == [third.id]
+        assert [job.id for job in await claim(session)] == [third.id]
+
+
+async def test_jobs_that_are_replaced_together_hand_no_lock_to_one_another(dsn: str) -> None:
+    """One that was about to be claimed and one behind it have other locks now: theirs is free, whatever the plan."""
+    async with session_of(dsn, enable_hashjoin="off", enable_mergejoin="off") as session:
+        keyed: dict[str, Any] = {"lock_key": "lock", "lock_slots": 1}
+        names = ("first", "second", "third", "fourth")
+        for name in names:
+            await enqueue(session, unique_job(name, **keyed))
+        jobs = await claim(session)
+        await acquire_locks(session, RUNNER, jobs)
+        await finish_jobs(session, RUNNER, [Finished(jobs[0], FinalState.COMPLETED, 0.1)])
+        changes = [
+            unique_job(name, on_conflict=("replace",), lock_key=f"of {name}", lock_slots=1)
+            for name in names[1:]
+        ]
+        assert [each.created for each in await enqueue(session, *changes)] == [False] * 3
+        assert await list_locks(session) == []
+        again = await claim(session)
+        assert (await acquire_locks(session, RUNNER, again)).held == {job.id for job in jobs[1:]}
 
 
 async def test_two_who_retry_and_enqueue_at_once_do_not_fail(dsn: str) -> None:

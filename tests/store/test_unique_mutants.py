@@ -86,6 +86,11 @@ STORIES: dict[str, Story] = {
     "running": stories.test_a_job_that_runs_is_left_as_it_is,
     "lock": stories.test_a_job_that_waits_for_its_lock_when_it_was_claimed_is_taken_back,
     "window": stories.test_a_window_ends_and_is_forgotten,
+    "second": stories.test_who_comes_second_takes_no_window,
+    "many in a window": lambda dsn: stories.test_duplicates_in_a_window_do_not_wait_for_one_another(
+        dsn, True
+    ),
+    "put off": stories.test_who_is_put_off_lets_go_of_the_lock_it_was_handed,
     "suspect": lambda dsn: stories.test_a_suspect_that_waits_can_be_met(dsn, "end"),
 }
 
@@ -94,7 +99,7 @@ CHANGE, MEET, INSERT = "change_duplicates", "meet_duplicates", "insert_unique_jo
 MUTANTS: list[tuple[str, Mutant]] = [
     ("meeting", mutant("what is met is not kept", MEET, "\n     for share", "")),
     ("meeting", mutant("who meets it waits for others", MEET, "for share", "for update")),
-    ("meeting", mutant("a claim does not free it", "claim_jobs", "case when unique_to_start and lock_key is null then null", "case when false then null")),
+    ("meeting", mutant("a claim does not free it", "claim_jobs", "case when unique_to_start and lock_key is null", "case when false")),
     ("many", mutant("they run in any order", INSERT, "(new.nth - 1)::float8", "0::float8")),
     ("many", mutant("the last of those alike is stored", INSERT, "order by nth)", "order by nth desc)")),
     ("last word", mutant("the first one counts", CHANGE, "new.nth desc", "new.nth")),
@@ -104,12 +109,14 @@ MUTANTS: list[tuple[str, Mutant]] = [
     ("running", mutant("one that runs is changed", CHANGE, "and (runner is null or unique_to_start)", "")),
     ("lock", mutant("it stays with its runner", CHANGE, "runner = null, started_at = null, attempt =", "attempt =")),
     ("lock", mutant("it keeps the attempt", CHANGE, "then 0 else 1 end", "then 0 else 0 end")),
-    ("lock", mutant("claimed, it is no more unique", "claim_jobs", "and lock_key is null then null", "then null")),
+    ("lock", mutant("claimed, it is no more unique", "claim_jobs", "and lock_key is null and queue", "and queue")),
     ("window", mutant("a window is not looked at", INSERT, "new.unique_key in (select unique_key from taken)", "true")),
     ("window", mutant("a window is never over", INSERT, "where known.expires_at <= statement_timestamp()", "where false")),
-    ("window", mutant("a window is over at once", INSERT, "where known.expires_at <= statement_timestamp()", "where true")),
+    ("window", mutant("a window is over at once", INSERT, "where known.expires_at <= statement_timestamp()", "where true", "open.expires_at >", "open.expires_at <")),
     ("throttle", mutant("nobody knows whose window it is", "name_windows", "set job = named.id", "set job = -named.id")),
-    ("window", mutant("one that waits longer loses its name", MEET, "set job = found.id", "set job = -found.id")),
+    ("second", mutant("a window that is nobody's is kept", INSERT, " or known.job is null", "")),
+    ("many in a window", mutant("who meets it in a window waits for others", INSERT, "open.expires_at >", "open.expires_at <")),
+    ("put off", mutant("who is put off keeps its lock", CHANGE, "or held.lock_key is not null and changed.state = 1", "")),
     ("window", mutant("pruned early", "prune_windows", "where expires_at < now()", "where true")),
     ("suspect", mutant("a suspect waits among others", CHANGE, "case when live.crashes > 0 then 4\n", "case when false then 4\n")),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ create unique index live_jobs_unique on asyncjobs.live_jobs (unique_key) where u
 -- Keys that are taken for a while, whatever becomes of the job. Only jobs with a window come here.
 create table asyncjobs.unique_windows (
   unique_key text collate "C" primary key,
-  job bigint,                                  -- who took it last; null for the moment in which that is being stored
+  job bigint,                                  -- who took it last; null: nobody, as one with the key was there already
   expires_at timestamptz not null
 );
 create index unique_windows_expires_at on asyncjobs.unique_windows (expires_at);

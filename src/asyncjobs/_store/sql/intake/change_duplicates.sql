@@ -6,7 +6,7 @@
 -- What is not returned runs, is free again, or was claimed just now (meet_duplicates.sql).
 -- One that is unique until it starts and was claimed has not begun as long as it has its key: it still waits for its lock. It is
 -- taken back from its runner. One whose inputs are replaced lets go of the lock that was handed to it for the old ones
--- (0003_locks.sql).
+-- (0003_locks.sql), and so does one that is put off; sorted, so that all are changed before somebody is next.
 with given as materialized (
   select distinct on (new.unique_key) new.*   -- the last one said wins
     from rows from (jsonb_to_recordset($1::text::jsonb)
@@ -49,8 +49,9 @@ with given as materialized (
          runner = null, started_at = null, attempt = live.attempt - case when live.runner is null then 0 else 1 end
     from timed
    where live.id = any (array(select id from held)) and live.unique_key = timed.unique_key
-  returning live.id, live.unique_key, live.queue, live.lock_key
+  returning live.id, live.unique_key, live.queue, live.lock_key, live.state
 )
 select changed.unique_key, changed.id, asyncjobs.wake(changed.queue),
-       case when held.lock_key <> coalesce(changed.lock_key, '') then asyncjobs.let_go(changed.id) end
-  from changed join held using (id)
+       case when held.lock_key <> coalesce(changed.lock_key, '') or held.lock_key is not null and changed.state = 1
+            then asyncjobs.let_go(changed.id) end
+  from (select * from changed order by id) changed join held using (id)

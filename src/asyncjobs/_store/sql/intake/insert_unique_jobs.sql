@@ -19,11 +19,18 @@ with given as materialized (
    where unique_key is null or among = 1
 ), taken as (
   insert into asyncjobs.unique_windows as known (unique_key, expires_at)
-  select unique_key, statement_timestamp() + "window" * interval '1 s' from first where "window" is not null
+  select unique_key, statement_timestamp() + "window" * interval '1 s'
+    from first
+   where "window" is not null
+     -- A duplicate locks nothing: others would wait for it.
+     and not exists (select from asyncjobs.live_jobs having_it where having_it.unique_key = first.unique_key)
+     and not exists (select from asyncjobs.unique_windows open
+                      where open.unique_key = first.unique_key and open.job is not null
+                        and open.expires_at > statement_timestamp())
    order by unique_key
       on conflict (unique_key) do update
      set expires_at = excluded.expires_at, job = null
-   where known.expires_at <= statement_timestamp()
+   where known.expires_at <= statement_timestamp() or known.job is null
   returning unique_key
 ), inserted as (
   insert into asyncjobs.live_jobs

@@ -19,11 +19,6 @@ with found as materialized (
    where unique_key = any ($1::text[]) and (runner is null or unique_to_start) and $2::boolean
    order by unique_key
      for share
-), known as (
-  update asyncjobs.unique_windows
-     set job = found.id
-    from found
-   where unique_windows.unique_key = found.unique_key and unique_windows.job is null
 )
 select unique_key, id, asyncjobs.wake(queue) as woken from kept
 union all
