@@ -153,6 +153,13 @@ def machine(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Take a feature out, line by line of the seeds' checklists: its tests notice, and no others. Only some: `-- D8 Q3`."""
+    install(session, "tests")
+    run(session, "python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, format, and which room may import which."""
     install(session, "lint")

@@ -48,7 +48,9 @@ async def states(jobs: Jobs) -> dict[int, str]:
 
 @pytest.mark.seed("D13", "D7")
 async def test_work_off_takes_a_range_of_priorities(shop: Shell, jobs: Jobs) -> None:
-    """D13: "`--min-priority/--max-priority`", "env variables": a runner leaves the others to others."""
+    """D13: "`run`, `workoff` (`--exit-when-empty`)", "`--min-priority/--max-priority`", "env variables": a runner leaves the others
+    to others.
+    """
     ids = {priority: await store(jobs, priority=priority) for priority in (-20, -10, 0, 10, 20)}
     done = await shop("work-off", APP, "--min-priority", "-10", "--max-priority", "0")
     assert done.code == 0, done.err
@@ -63,7 +65,7 @@ async def test_work_off_takes_a_range_of_priorities(shop: Shell, jobs: Jobs) -> 
 
 @pytest.mark.seed("D13", "Q17")
 async def test_pools_and_slots_are_said_at_the_start(shop: Shell, jobs: Jobs) -> None:
-    """D13: "`--queues`, `--pool a,b:2`, `-n`"; Q17: "startup banner with slots and queues"."""
+    """D13: "`--queues`, `--pool a,b:2`, `-n`"; Q17: "CLI flags' equals and startup banner": with slots and queues."""
     await store(jobs, "mail")
     done = await shop("work-off", APP, "--pool", "exports,mail:2", "--pool", "*", "--pool", "bulk")
     assert done.code == 0, done.err
@@ -128,7 +130,9 @@ async def test_runners_have_names(shop: Shell, jobs: Jobs) -> None:
 
 @pytest.mark.seed("D17", "Q17", "D2")
 async def test_log_lines_have_a_level_and_a_format(shop: Shell) -> None:
-    """D17: "log line formats configurable with level"; D2: default_log_level."""
+    """D17: "log line formats configurable with level"; D2: default_log_level; Q17: "startup banner; `--log-internals`", which is the
+    level debug.
+    """
     done = await shop("work-off", APP, "--log-format", "%(levelname)s|%(message)s")
     assert "INFO|stopped\n" in done.err
     done = await shop("work-off", APP, "--log-level", "WARNING")
@@ -208,7 +212,7 @@ async def test_check_max_age(shop: Shell, jobs: Jobs) -> None:
 
 @pytest.mark.seed("D13")
 async def test_clear_deletes_what_waits(shop: Shell, jobs: Jobs) -> None:
-    """D13: "`clear`": asked for first; what runs, and what is final, stays unless it is said."""
+    """D13: "`clear`, `check --max-age` with exit code": asked for first; what runs, and what is final, stays unless it is said."""
     env = {"ASYNCJOBS_DSN": shop.env["SHOP_DSN"]}
     running = await store(jobs, runner=7)
     mail = await store(jobs, "mail")

@@ -19,7 +19,7 @@ from django.http import HttpRequest, JsonResponse
 from django.test import AsyncRequestFactory
 
 from asyncjobs import Jobs, WrongConnection, job
-from tests.engine.running import running
+from tests.running import running
 
 if not settings.configured:
     settings.configure(

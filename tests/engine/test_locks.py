@@ -12,7 +12,7 @@ import pytest
 
 from asyncjobs import InvalidDefinition, InvalidOption, Jobs, JobState, Later, Lock, current_job, job
 from asyncjobs._keeper.vigilance import Vigilance
-from tests.engine.running import running
+from tests.running import running
 from tests.waiting import eventually_async
 
 KIND = "test_locks:"
@@ -163,7 +163,7 @@ async def is_(jobs: Jobs, job_id: int, state: JobState) -> bool:
 
 @pytest.mark.seed("T5")
 async def test_across_classes_and_processes_at_most_n(dsn: str) -> None:
-    """T5: "across classes through lock_namespace": two kinds, one of which computes the attribute, on three runners."""
+    """T5: "`worker_lock` … across classes through `lock_namespace`": two kinds, one of which computes the attribute, on three runners."""
     async with running(dsn) as one, Jobs(dsn).running(), Jobs(dsn).running():
         handles = [await Export("acme", name).later("call", jobs=one) for name in ("first", "second")]
         await eventually_async(lambda: began("first"))
@@ -180,7 +180,6 @@ async def test_across_classes_and_processes_at_most_n(dsn: str) -> None:
     assert await no_locks_left(dsn)
 
 
-@pytest.mark.seed("T5")
 async def test_a_killed_runners_lock_is_freed(dsn: str) -> None:
     """T5: "freed on crash within rescue time": the dead one's job waits again, and who waited has the lock."""
     connection = await asyncpg.connect(dsn)
@@ -231,6 +230,18 @@ async def test_waiters_begin_in_their_order(dsn: str) -> None:
 
 
 @pytest.mark.seed("T5")
+async def test_who_takes_too_long_lets_go(dsn: str) -> None:
+    """T5: "FIFO among waiters by priority; timeout": a lock has none of its own, as it ends with its job; that of the job ends it."""
+    async with running(dsn) as jobs:
+        first = await Bill("acme", "first", gated=True).later("call", timeout=0.2, max_attempts=1)
+        await eventually_async(lambda: began("first"))
+        second = await Bill("acme", "second").later("call")
+        await second.result(timeout=20)
+        assert await state_of(jobs, first.id) is JobState.FAILED
+    assert await no_locks_left(dsn)
+
+
+@pytest.mark.seed("T5")
 async def test_a_failed_attempt_lets_go_until_its_next(dsn: str) -> None:
     """While a job waits for its retry, others of its key run; its next attempt asks for the lock again."""
     async with running(dsn) as jobs:
@@ -245,7 +256,7 @@ async def test_a_failed_attempt_lets_go_until_its_next(dsn: str) -> None:
 
 @pytest.mark.seed("T6")
 async def test_a_lock_of_one_call(dsn: str) -> None:
-    """T6: "per-enqueue dynamic locks": `later` may name another lock than the class, or none."""
+    """T6: "per-enqueue dynamic locks (`queue_lock_key=`, `worker_lock_key=`)": `later` may name another lock than the class, or none."""
     async with running(dsn) as jobs:
         await Bill("acme", "first", gated=True).later("call", lock=Lock(key="of my own"))
         await eventually_async(lambda: began("first"))
@@ -370,12 +381,13 @@ def test_a_name_that_is_no_input_is_refused_where_it_is_written() -> None:
         async def wrong(user: int) -> None: ...
 
 
+@pytest.mark.seed("T5")
 @pytest.mark.parametrize(
     ("lock", "words"),
     [(5, "lock=5"), ((), "lock="), ("", "lock="), (("a", "a"), "twice"), (["a", 3], "lock=")],
 )
 def test_what_is_no_lock_is_refused(lock: Any, words: str) -> None:
-    """Where it is written."""
+    """T5: "worker_lock: ≥1 attr": where it is written."""
     with pytest.raises(InvalidOption, match=words):
         job(kind=KIND + "never", lock=lock)(lambda: None)
 

@@ -6,7 +6,6 @@ import itertools
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +38,6 @@ def jobs_of(*places: tuple[str, int]) -> list[ClaimedJob]:
     return sorted(jobs, key=claim_order)
 
 
-@pytest.mark.seed("Q9")
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from("ab"), st.integers(-3, 3)), min_size=1, max_size=6), max_size=5

@@ -36,7 +36,8 @@ from asyncjobs._define import from_sync
 from asyncjobs._store.statements import statements
 from asyncjobs._store.synchronous import _named, at_once
 from tests.connections import engine_on, sqlalchemy_url
-from tests.engine.running import runner_of, running
+from tests.engine.running import runner_of
+from tests.running import running
 
 
 @job(kind="test_from_sync:greet")

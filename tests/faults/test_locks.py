@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 KEYS = ("a", "b", "c")
 
 
-@pytest.mark.seed("T5")
 async def test_a_killed_holder_is_followed_by_the_next(dsn: str, tmp_path: Path) -> None:
     """T5: "holder identity fenced; freed on crash within rescue time"."""
     processes = Processes(dsn, tmp_path / "log")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 
 from asyncjobs import Jobs, JobState, job
-from tests.engine.running import runner_of, watching
+from tests.running import running, until_connected, until_idle
 from tests.waiting import eventually_async
 
 ran: list[int] = []
@@ -34,17 +34,23 @@ async def sleep(number: int) -> None:
 
 
 @asynccontextmanager
-async def refusing_claims(dsn: str) -> AsyncIterator[None]:
-    """A database that answers, and refuses every claim: as with a right that was taken away."""
+async def refusing_claims(dsn: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """A database that answers, and refuses every claim: as with a right that was taken away. How many, it tells."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute("""
+            create sequence asyncjobs.refused;   -- which no rollback turns back
             create function asyncjobs.refuse() returns trigger language plpgsql as
-              $$ begin raise exception 'no claims today'; end $$;
+              $$ begin perform nextval('asyncjobs.refused'); raise exception 'no claims today'; end $$;
             create trigger refuse before update on asyncjobs.live_jobs for each row
               when (old.runner is null and new.runner is not null) execute function asyncjobs.refuse();
         """)
-        yield
+
+        async def refused() -> int:
+            count: int = await connection.fetchval("select last_value from asyncjobs.refused")
+            return count
+
+        yield refused
         await connection.execute("drop trigger refuse on asyncjobs.live_jobs")
     finally:
         await connection.close(timeout=5)
@@ -60,17 +66,16 @@ async def test_errors_of_claims_back_off_and_turn_health_red(
         handle = await run.later(1)
 
     async def red() -> bool:
-        return jobs.is_degraded and runner_of(jobs).cannot_claim
+        return jobs.is_degraded and jobs.modes is not None
 
-    async with refusing_claims(dsn):
+    async with refusing_claims(dsn) as refused:
         with caplog.at_level(logging.ERROR, "asyncjobs"):
             async with jobs.running():
+                await until_connected(jobs)
                 await eventually_async(red)
-                claimer = runner_of(jobs)._claimer
-                before, failed = claimer.sent, claimer.failures
+                before = await refused()
                 await asyncio.sleep(1.0)
-                assert claimer.sent - before <= 5  # without a pause it would be hundreds
-                assert claimer.failures >= failed
+                assert await refused() - before <= 5  # without a pause it would be hundreds
                 assert jobs.is_degraded
                 assert (await jobs.get_job(handle.id)) is not None  # the application goes on
         assert "no claims today" in caplog.text
@@ -95,12 +100,15 @@ async def test_a_claim_that_was_satisfied_is_followed_by_the_next(dsn: str) -> N
     "given", [{"poll": 86_400}, {"listen": False, "poll": 0.05}, {}], ids=["listen-only", "poll-only", "both"]
 )
 async def test_listening_polling_or_both(dsn: str, given: dict[str, float]) -> None:
-    """Q11: "listen-only, poll-only, both": a job that another process commits is run."""
+    """Q11: "listen-only, poll-only, both; per-queue poll interval": a job that another process commits is run.
+
+    One claim looks into all queues, so there is one interval (docs/concepts/differences.md).
+    """
     mine = Jobs(dsn, **given)  # type: ignore[arg-type]
-    async with watching(dsn) as watcher, mine.running():
-        await runner_of(mine).connected()
+    async with mine.running():
+        await until_connected(mine)
         if given.get("listen", True):
-            await watcher.until_idle()
+            await until_idle(dsn)
         else:
             await mine.work_off()
         async with Jobs(dsn) as theirs:
@@ -112,18 +120,28 @@ async def test_listening_polling_or_both(dsn: str, given: dict[str, float]) -> N
 
 @pytest.mark.seed("Q12")
 async def test_a_notification_concerns_those_who_serve_the_queue(dsn: str) -> None:
-    """Q12: "notify wakes one suitable process, not all": who does not serve the queue sleeps on; one runs the job."""
-    mail, slow = Jobs(dsn, queues={"mail": 1}, poll=3600), Jobs(dsn, queues={"slow": 1}, poll=3600)
-    async with watching(dsn) as watcher, mail.running():
-        await runner_of(mail).connected()
-        async with slow.running():
-            await runner_of(slow).connected()
-            await watcher.until_idle(2)
-            looked_at = runner_of(slow)._claimer._looked_at
-            async with Jobs(dsn) as theirs:
-                await (await run.set(jobs=theirs, queue="mail").later(1)).result(timeout=20)
-            await watcher.until_idle(2)
-            assert runner_of(slow)._claimer._looked_at == looked_at
+    """Q12: "notify wakes one suitable process, not all": of two that sleep, only the one is told that serves the queue, and
+    nobody where none does.
+
+    Of several that do, each is told, and one runs the job (docs/concepts/differences.md).
+    """
+    heard: list[str] = []
+    listener = await asyncpg.connect(dsn)
+    for channel in ("asyncjobs:ready", "test_claiming"):
+        await listener.add_listener(channel, lambda *said: heard.append(said[3]))
+    async with running(dsn, queues={"mail": 1}), running(dsn, queues={"slow": 1}), Jobs(dsn) as theirs:
+        await until_idle(dsn, 2)
+        nobodys = await run.set(jobs=theirs, queue="nobody's").later(2)
+        await (await run.set(jobs=theirs, queue="mail").later(1)).result(timeout=20)
+        await listener.execute("notify test_claiming, 'the end'")
+
+        async def the_end() -> bool:
+            return "the end" in heard
+
+        await eventually_async(the_end)
+        assert await nobodys.status() is JobState.AVAILABLE
+    await listener.close()
+    assert heard == ["mail", "the end"]
     assert ran == [1]
 
 

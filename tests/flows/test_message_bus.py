@@ -383,7 +383,7 @@ async def test_what_is_known_of_an_event(dsn: str) -> None:
 
 @pytest.mark.seed("T13")
 async def test_an_event_of_later_is_for_those_who_subscribe_until_then(dsn: str) -> None:
-    """ T13 "publish_at": due with delay= or at=, published once, in the transaction that completes the job which does it."""
+    """T13 "publish_at": due with delay= or at=, published once, in the transaction that completes the job which does it."""
     async with running(dsn) as jobs:
         await jobs.declare_subscriptions(only=True)
         planned = await jobs.publish("tmb_moved", {"user_id": 5}, delay=3600)

@@ -29,7 +29,7 @@ from asyncjobs import (
     job,
 )
 from tests.connections import sqlalchemy_url
-from tests.engine.running import NEVER, running, watching
+from tests.running import running, until_idle
 from tests.waiting import eventually_async
 
 gate: asyncio.Event
@@ -101,7 +101,8 @@ async def until(jobs: Jobs, job_id: int, state: str) -> None:
 @pytest.mark.seed("D1")
 async def test_the_view_has_the_columns_of_delayed_job(db: Any) -> None:
     """D1 "columns/attributes readable on our job (`priority, attempts, last_error, run_at, locked_at, locked_by, failed_at,
-    queue`) — exact names in the SQL view": with the types that table has."""
+    queue`) — exact names in the SQL view `asyncjobs.jobs`": in the view
+    `asyncjobs.delayed_jobs`, with the types that table has, beside `asyncjobs.jobs`, which has more."""
     columns = await db.fetch("""
         select column_name, data_type from information_schema.columns
          where table_schema = 'asyncjobs' and table_name = 'delayed_jobs' order by ordinal_position""")
@@ -327,13 +328,12 @@ async def test_tags(dsn: str, db: Any) -> None:
 async def test_bulk_says_whether_it_wakes(dsn: str, db: Any) -> None:
     """Q8 "bulk with notify policy": with wake=False nobody is told, neither at once nor at the caller's commit."""
     heard: list[str] = []
-    async with running(dsn, rhythm=NEVER) as jobs:
+    async with running(dsn) as jobs:
         listener = await asyncpg.connect(dsn)
         for channel in ("asyncjobs:ready", "test_seen_from_sql"):
             await listener.add_listener(channel, lambda *said: heard.append(said[3]))
 
-        async with watching(dsn) as watcher:
-            await watcher.until_idle()
+        await until_idle(dsn)
         quiet = await jobs.enqueue_many([fine.prepare(1), fine.prepare(2)], wake=False)
         async with db.transaction():
             quiet += await jobs.enqueue_many([fine.prepare(3)], on=db, wake=False)

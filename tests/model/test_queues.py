@@ -77,7 +77,6 @@ def test_where_a_job_goes() -> None:
     assert place_of({"queue": "slow", "app": "my.account"}, queues) == ("my_account_slow", 0)
 
 
-@pytest.mark.seed("Q9")
 def test_the_default_slots_of_que() -> None:
     """Q9: "threshold slots with exact default 10,30,50,any×3 reproducible"."""
     que = make_pools(None, "10,30,50,any,any,any")
@@ -130,7 +129,6 @@ def test_a_range_of_priorities() -> None:
     assert [pool.urgency for pool in make_pools({"a": 1}, urgency=Urgency(1, 20))] == [(1, 20)]
 
 
-@pytest.mark.seed("T3")
 def test_a_slot_is_reserved_where_queues_share_slots() -> None:
     """T3: "… strict weights but with reserved slot (configurable)": one of those that several queues share, none of one."""
     assert [(pool.size, pool.by_weight) for pool in make_pools(None, 20, reserved=1)] == [

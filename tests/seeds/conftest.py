@@ -12,9 +12,16 @@ from tests.postgres import Databases
 
 
 @pytest.fixture(scope="module")
-async def running(databases: Databases, migrated: str, anyio_backend: str) -> AsyncIterator[Jobs]:
+async def its_dsn(databases: Databases, migrated: str, anyio_backend: str) -> AsyncIterator[str]:
+    """The database of `running`."""
+    async with databases.clone(migrated) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+async def running(its_dsn: str, anyio_backend: str) -> AsyncIterator[Jobs]:
     """A Jobs that runs jobs, for all tests of a module."""
-    async with databases.clone(migrated) as dsn, Jobs(dsn).running() as jobs:
+    async with Jobs(its_dsn).running() as jobs:
         yield jobs
 
 

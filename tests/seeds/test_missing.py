@@ -121,7 +121,8 @@ class LooksFirst(Later, kind="seeds.LooksFirst"):
 
 @pytest.mark.seed("T12")
 async def test_needed_sees_what_is_committed(running: Jobs) -> None:
-    """T12 `needed?`: async predicate evaluated before work …; what it sees is what another job has committed."""
+    """T12 `needed?`: async predicate evaluated before work, same transaction snapshot as work if possible: what it sees is what
+    another job has committed, in a transaction of its own, as the work begins its own when it likes."""
     async with running.connection() as connection:
         await connection.execute("create table seen (n int)")
     await (await LooksFirst().later("call")).result(timeout=10)

@@ -109,8 +109,8 @@ async def done(jobs: Jobs) -> list[int]:
 
 
 @pytest.fixture
-async def here(running: Jobs) -> Jobs:
-    await prepared(running, running._own_source._dsn)  # type: ignore[attr-defined]
+async def here(running: Jobs, its_dsn: str) -> Jobs:
+    await prepared(running, its_dsn)
     return running
 
 

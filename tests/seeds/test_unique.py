@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from asyncjobs import DuplicateJob, Exponential, InvalidDefinition, Jobs, JobState, Later, Unique, job
-from tests.engine.running import running, watching
+from tests.running import running
 from tests.waiting import eventually_async
 
 HERE = "seeds/unique"
@@ -250,15 +250,16 @@ async def test_cancelling_frees_the_key(dsn: str, until: str) -> None:
 async def test_a_window_keeps_the_key_though_the_job_has_ended(dsn: str) -> None:
     """T4: optional expiry. A window runs from the enqueue; a key is never stale, for it goes with its job."""
     rule = Unique("name", window=timedelta(hours=1))
-    async with running(dsn) as jobs, watching(dsn) as watch:
+    async with running(dsn) as jobs:
         first = await quick.set(unique=rule).later("job", number=1)
         assert await first.result(timeout=20) == 1
         second = await quick.set(unique=rule).later("job", number=2)
         assert (second.created, second.id) == (False, first.id)
         assert await second.result(timeout=20) == 1
-        await watch.connection.execute(
-            "update asyncjobs.unique_windows set expires_at = now() - interval '1 s'"
-        )
+        async with jobs.connection() as connection:
+            await connection.execute(
+                "update asyncjobs.unique_windows set expires_at = now() - interval '1 s'"
+            )
         third = await quick.set(unique=rule).later("job", number=3)
         assert third.created
         assert (await quick.set(unique=rule).later("job", number=4)).id == third.id
