@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from asyncjobs import InvalidDefinition, InvalidInput, InvalidOption, Jobs, Later, Lock, job
 from asyncjobs._define.definition import Definition
@@ -40,6 +41,10 @@ class Export(Later, kind="elsewhere:Export"):
         ("queueing_lock", "unique="),
         ("bind", r"current_job\(\)"),
         ("expires", r"needed\(\)"),
+        ("queue_lock", "unique="),
+        ("worker_lock", "lock="),
+        ("maximum_retry_count", "max_attempts="),
+        ("max_run_time", "timeout="),
     ],
 )
 def test_an_option_of_theirs_is_translated_where_a_job_is_defined(word: str, ours: str) -> None:
@@ -83,6 +88,7 @@ async def test_an_option_of_theirs_is_translated_where_a_job_is_enqueued(word: s
         (Jobs("postgresql://localhost/x"), "enqueue", "enqueues itself"),
         (Jobs("postgresql://localhost/x"), "task", "asyncjobs.job"),
         (Jobs("postgresql://localhost/x"), "run_worker_async", r"jobs\.running\(\)"),
+        (Jobs("postgresql://localhost/x"), "publish_at", r"jobs\.publish\(…, at=…\)"),
         (Jobs("postgresql://localhost/x").handle(1), "get", r"handle\.result\("),
         (Jobs("postgresql://localhost/x").handle(1), "state", r"handle\.status\(\)"),
     ],
@@ -124,3 +130,18 @@ async def test_a_key_where_a_name_belongs() -> None:
         job(unique="tenant 7")(lambda tenant: None)
     with pytest.raises(InvalidDefinition, match="there are order_id"):
         await charge.set(lock=Lock("quite_other"), jobs=Jobs("postgresql://localhost/x")).later(7)
+
+
+@pytest.mark.parametrize("later_first", [True, False])
+def test_an_entity_is_told_to_be_one(later_first: bool) -> None:
+    """delayed_job's records run their own methods later; here an object made again would be another row."""
+
+    class Base(DeclarativeBase): ...
+
+    with pytest.raises(InvalidDefinition, match=r"User is an entity, .*a class that holds its id"):
+
+        class User(*((Later, Base) if later_first else (Base, Later))):  # type: ignore[misc]
+            __tablename__ = "users"
+            id: Mapped[int] = mapped_column(primary_key=True)
+
+            async def activate(self) -> None: ...

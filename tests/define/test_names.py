@@ -219,7 +219,7 @@ async def test_the_bound_method_is_the_named_one(running: Jobs) -> None:
 async def test_options_are_never_mixed_with_inputs(running: Jobs) -> None:
     """A field's name is no option, and the refusal lists the options."""
     with pytest.raises(
-        InvalidOption, match="later has no option 'tenant'; there are app, at, backoff, context, delay, jobs"
+        InvalidOption, match="later has no option 'tenant'; there are app, at, backoff, context, delay, fair"
     ):
         await Export("acme").later("call", tenant="x")  # type: ignore[call-overload]
     with pytest.raises(InvalidOption, match="later has no option 'quue'; did you mean 'queue'"):

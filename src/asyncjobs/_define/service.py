@@ -14,7 +14,7 @@ from asyncjobs._define.call import Call, Hooks, is_async, is_generator
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import BoundJob, Definition
 from asyncjobs._define.enqueueing import Prepared, call_options, defined_options, enqueue, enqueue_many
-from asyncjobs._define.faithful import difference, shorten
+from asyncjobs._define.faithful import difference, is_entity, shorten
 from asyncjobs._define.from_sync import enqueue_sync
 from asyncjobs._define.handle import Handle
 from asyncjobs._define.history import NO_HISTORY, History, history_of
@@ -58,6 +58,11 @@ class Later:
         if own is None:
             own = defined_options(options, f"class {cls.__qualname__}")
             cls.__asyncjobs_own__ = own  # type: ignore[attr-defined]
+        if is_entity(cls):
+            raise InvalidDefinition(
+                f"{cls.__qualname__} is an entity, and one that is made again where the job runs would be a new row; "
+                "write a class that holds its id, and load it in the job"
+            )
         _check_names(cls)
         point_super_at(cls)
         cls.__asyncjobs_options__ = {**DEFAULTS, **_options_of(cls)}
@@ -164,12 +169,12 @@ def _asks_nothing(function: Any) -> bool:
 
 
 def _options_of(cls: type) -> dict[str, Any]:
-    """What *cls* and its bases say, the nearest last. A kind is nobody's but its own class', and so are those it was."""
+    """What *cls* and its bases say, the nearest last. A kind is nobody's but its own class'."""
     return {
         word: value
         for each in reversed(cls.__mro__)
         for word, value in each.__dict__.get("__asyncjobs_own__", {}).items()
-        if word not in ("kind", "aliases")
+        if word != "kind"
     }
 
 

@@ -16,6 +16,7 @@ _WHATEVER = (
 _NEEDED = "a method needed() is asked before the job runs"
 _LIMIT = "say it of its queue, over all processes: `await jobs.limit(queue, rate=Rate(…))`"
 _ALWAYS = "a job is done when what came of it is stored, and never before: leave it out"
+_NOW = 'say run="now"'
 _INPUTS = "inputs are the arguments of later itself, or the object's fields"
 
 OPTIONS = {
@@ -64,8 +65,25 @@ OPTIONS = {
     "_expires": _NEEDED,
     "args": _INPUTS,
     "kwargs": _INPUTS,
+    "inputs": _INPUTS,
+    "job_options": "options are keywords of later, or of .set(…)",
+    "queue_name": "say queue=",
+    "full_queue": "say queue=, and app=None",
+    "application": "say app=",
+    "queue_namespace": "say app=",
+    "queue_lock": "say unique=",
+    "queue_lock_key": "say unique=",
+    "worker_lock": "say lock=",
+    "worker_lock_key": "say lock=",
+    "lock_namespace": "say lock=Lock(…, namespace=…), or unique=Unique(…, namespace=…)",
+    "maximum_retry_count": _COUNTS,
+    "retry_interval": "say backoff=, in seconds or as a function of the attempt",
+    "max_run_time": "say timeout=",
+    "destroy_failed_jobs": 'say keep_failed="nothing"',
+    "run_synchronously": _NOW,
+    "synchronous": _NOW,
 }
-"""Options of jobs, by their names in Celery, Sidekiq, procrastinate or arq."""
+"""Options of jobs, by their names in Celery, Sidekiq, procrastinate, arq, delayed_job, Que or TResque."""
 
 _LATER = "write `await ….later(…)`, or `….later_sync(…)` in sync code"
 _SET = "write `await ….set(delay=…).later(…)`"
@@ -129,6 +147,8 @@ OF_JOBS = {
     "status": "write `await jobs.handle(id).status()`",
     "result": "write `await jobs.handle(id).result(timeout=…)`",
     "AsyncResult": "write `jobs.handle(id)`",
+    "publish_at": "write `await jobs.publish(…, at=…)`",
+    "workoff": "write `await jobs.work_off()`, inside `async with jobs.running():`",
 }
 """What is called on an application, or a connection, there."""
 
