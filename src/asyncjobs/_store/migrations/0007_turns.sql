@@ -49,7 +49,7 @@ create function asyncjobs.deal_turns(names text[], known text[], first smallint,
   returns table (queue_name text, kind_name text, dealt integer) language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
-  knowing constant integer := hashtext(array_to_string(known, E'\n'));
+  knowing constant integer := hashtext(pg_catalog.array_to_string(known, E'\n'));
   lanes text[];                                -- that have lines, and which of them are of known kinds
   line text[];
   level integer;
@@ -61,7 +61,6 @@ declare
   latest timestamptz;
   last_turn text;
   ids bigint[];
-  keys text[];
   all_ready text[];
 begin
   for queue_name in
@@ -78,21 +77,23 @@ begin
        and not exists (select from asyncjobs.queues where name = lined.queue and paused_at is not null)
      order by queue
   loop
-    with recursive lined as (
-      (select kind from asyncjobs.live_jobs where state = 5 and queue = queue_name order by queue, kind limit 1)
-      union all
-      select following.kind
-        from lined
-       cross join lateral (
-         select kind from asyncjobs.live_jobs
-          where state = 5 and queue = queue_name and kind > lined.kind
-          order by queue, kind limit 1) following
-    )
-    select array_agg(kind order by kind), array_agg(kind order by kind) filter (where kind = any (known)) into lanes, line from lined;
+    lanes := array(
+      with recursive lined as (
+        (select kind from asyncjobs.live_jobs where state = 5 and queue = queue_name order by queue, kind limit 1)
+        union all
+        select following.kind
+          from lined
+         cross join lateral (
+           select kind from asyncjobs.live_jobs
+            where state = 5 and queue = queue_name and kind > lined.kind
+            order by queue, kind limit 1) following
+      )
+      select kind from lined order by kind);
+    line := array(select kind from unnest(lanes) lane (kind) where kind = any (known) order by kind);
     all_ready := '{}';
     missing := wanted;
     level := first;
-    while missing > 0 and line is not null loop
+    while missing > 0 and cardinality(line) > 0 loop
       select min(priority) into level
         from unnest(line) lane (kind)
        cross join lateral (
@@ -124,7 +125,7 @@ begin
       while missing > 0 loop
         -- The keys from the one after the last turn round to that one; where they are fewer than the turns, several turns each, and
         -- once more where some had no more jobs.
-        with recursive ahead (key, nth) as (
+        ids := array(with recursive ahead (key, nth) as (
           (select fair_key, 1
              from unnest(line) lane (kind)
             cross join lateral (
@@ -172,7 +173,7 @@ begin
         ), circle as materialized (
           select key, nth::bigint from ahead union all select key, nth from behind
         ), chosen as materialized (
-          select id, key, nth, row_number() over (partition by nth order by scheduled_at, id) as lap
+          select id, nth, row_number() over (partition by nth order by scheduled_at, id) as lap
             from circle
            cross join lateral (
              select id, scheduled_at
@@ -187,22 +188,18 @@ begin
               order by scheduled_at, id
               limit (select (missing + count(*) - 1) / count(*) from circle)) theirs
         )
-        select array_agg(id order by lap, nth), array_agg(key order by lap, nth) into ids, keys
-          from (select id, key, lap, nth from chosen order by lap, nth limit missing) turn;
+        select id from chosen order by lap, nth limit missing);
 
-        exit when ids is null;
+        exit when cardinality(ids) = 0;
         from_at := greatest(clock_timestamp(), latest + interval '1 us');
         latest := from_at + (cardinality(ids) - 1)::float8 * interval '1 us';
-        last_turn := keys[cardinality(keys)];
+        last_turn := (select fair_key from asyncjobs.live_jobs where id = ids[cardinality(ids)]);
         oldest := coalesce(oldest, from_at);
         missing := missing - cardinality(ids);
-        with made_ready as (
-          update asyncjobs.live_jobs
-             set state = 0, scheduled_at = from_at + (array_position(ids, id) - 1)::float8 * interval '1 us'
-           where id = any (ids)
-          returning kind
-        )
-        select all_ready || array_agg(kind) into all_ready from made_ready;
+        update asyncjobs.live_jobs
+           set state = 0, scheduled_at = from_at + (pg_catalog.array_position(ids, id) - 1)::float8 * interval '1 us'
+         where id = any (ids);
+        all_ready := all_ready || array(select kind from asyncjobs.live_jobs where id = any (ids));
       end loop;
       if latest > round.last_at then
         update asyncjobs.turns
