@@ -78,7 +78,7 @@ def test_checkers_know_what_a_handle_is_of() -> None:
     assert isinstance(of, TypeVar)
     assert (given, coroutine) == ([], Coroutine[Any, Any, of])  # type: ignore[valid-type]
     assert by_coroutine_function["return"] == by_function["return"] == Handle[of]  # type: ignore[valid-type]
-    assert by_function["call"] == Callable[[], of]  # type: ignore[valid-type]
+    assert by_function["call"] == Callable[[], of]
     assert (files("asyncjobs") / "py.typed").is_file()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -92,12 +92,8 @@ class WrongClock(datetime, metaclass=AnyDatetime):
     """A machine whose clock is a day ahead."""
 
     @classmethod
-    def now(cls, tz: Any = None) -> datetime:
+    def now(cls, tz: Any = None) -> Any:
         return datetime.now(tz) + timedelta(days=1)
-
-    @classmethod
-    def utcnow(cls) -> datetime:
-        return datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
 
 
 @pytest.fixture
