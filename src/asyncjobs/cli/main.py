@@ -13,6 +13,7 @@ from asyncjobs.cli import (
     checking,
     clearing,
     demonstrating,
+    elsewhere,
     enqueueing,
     looking,
     migrating,
@@ -31,9 +32,19 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            elsewhere.check_verb(args[0])
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            elsewhere.say_flag(error)
+            raise
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(Exit.INTERRUPTED)
