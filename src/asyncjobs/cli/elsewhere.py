@@ -39,7 +39,8 @@ def check_verb(name: str) -> None:
         raise click.UsageError(f"No such command {name!r}: it is {VERBS[name]}")
 
 
-def say_flag(error: click.NoSuchOption) -> None:
-    """Have the error name our flag."""
-    if error.option_name in FLAGS:
-        error.possibilities = [FLAGS[error.option_name]]
+def naming_ours(error: click.NoSuchOption) -> click.NoSuchOption:
+    """The error of another system's flag, with ours as what may be meant."""
+    if error.option_name not in FLAGS:
+        return error
+    return click.NoSuchOption(error.option_name, possibilities=[FLAGS[error.option_name]], ctx=error.ctx)

@@ -43,8 +43,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except click.NoSuchOption as error:
-            elsewhere.say_flag(error)
-            raise
+            raise elsewhere.naming_ours(error) from error
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(Exit.INTERRUPTED)
