@@ -40,7 +40,8 @@ def check_verb(name: str) -> None:
 
 
 def naming_ours(error: click.NoSuchOption) -> click.NoSuchOption:
-    """The error of another system's flag, with ours as what may be meant."""
-    if error.option_name not in FLAGS:
+    """The error of another system's flag, with ours."""
+    theirs = error.option_name
+    if theirs not in FLAGS:
         return error
-    return click.NoSuchOption(error.option_name, possibilities=[FLAGS[error.option_name]], ctx=error.ctx)
+    return click.NoSuchOption(theirs, f"No such option {theirs!r}: it is {FLAGS[theirs]}", ctx=error.ctx)
