@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,6 +34,7 @@ from asyncjobs import (
     current_locale,
     job,
 )
+from tests.connections import KINDS
 from tests.waiting import eventually_async
 
 said: list[Any] = []
@@ -484,6 +486,55 @@ async def test_hooks_are_told_what_a_transaction_of_the_jobs_own_made_of_it(
             await Settles(word).later("call", run=when)
     else:
         await Settles(word).later("call", run=when)
+    await eventually_async(lambda: _is(len(said) >= len(told)))
+    await running.work_off()
+    assert said == told
+
+
+@attrs.frozen
+class SettlesOnSession(Settles, kind="seeds.SettlesOnSession"):
+    """… in somebody's transaction, which may be rolled back; and then it may raise."""
+
+    undone: bool
+    raises: bool
+
+    async def call(self) -> int:
+        async with KINDS["asyncpg"](dsns[-1]) as theirs:
+            with suppress(ZeroDivisionError):
+                async with theirs.begin():
+                    verb = SETTLED[self.word]
+                    await current_job().settle(verb, on=theirs.on)
+                    if self.undone:
+                        raise ZeroDivisionError
+        if self.raises:
+            raise OSError("later")
+        return 1
+
+
+dsns: list[str] = []
+UNDONE = "the transaction that settled the job was rolled back"
+
+
+@pytest.mark.parametrize(
+    ("word", "undone", "raises", "told"),
+    [
+        ("finish", False, False, [("success", 8), "end"]),
+        ("finish", False, True, ["end"]),
+        ("finish", True, False, [("error", UNDONE), "end", ("failure", UNDONE)]),
+        ("finish", True, True, [("error", "later"), "end", ("failure", "later")]),
+        ("fail", False, False, ["end", ("failure", "too late")]),
+        ("fail", False, True, ["end", ("failure", "too late")]),
+        ("skip", False, False, ["end", ("skip", "done by hand")]),
+        ("skip", True, False, [("error", UNDONE), "end", ("failure", UNDONE)]),
+        ("snooze", False, True, ["end"]),
+    ],
+)
+async def test_hooks_are_told_what_the_transaction_of_a_session_made_of_it(
+    running: Jobs, word: str, undone: bool, raises: bool, told: list[Any]
+) -> None:
+    """Whether it was committed is looked up, before anybody hears of a success or a failure."""
+    dsns.append(running._own_source._dsn)  # type: ignore[attr-defined]
+    await SettlesOnSession(word, undone, raises).later("call")
     await eventually_async(lambda: _is(len(said) >= len(told)))
     await running.work_off()
     assert said == told

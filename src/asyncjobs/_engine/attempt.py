@@ -21,7 +21,7 @@ from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.kind import Kind
 from asyncjobs._engine.around import NOTHING_AROUND, Around
-from asyncjobs._engine.context import RunningJob
+from asyncjobs._engine.context import RolledBack, RunningJob
 from asyncjobs._engine.hooks import Told
 from asyncjobs._engine.supply import Provide, supplied
 from asyncjobs._engine.telling import error_json, log_error, storable_text, words_of
@@ -178,7 +178,7 @@ class Attempt:
         if self.running.handed_over:
             # Right when that transaction was rolled back after all. When it was committed, the fence refuses this.
             outcome = self._failed(
-                _RolledBack("the transaction that settled the job was rolled back"), loud=False
+                RolledBack("the transaction that settled the job was rolled back"), loud=False
             )
             outcome.is_in_doubt = True
             return outcome
@@ -397,10 +397,6 @@ async def _nothing() -> None: ...
 
 NO_CALL = Call(_nothing, True, Any, "the job")
 """Of an attempt that failed before it was known what to call."""
-
-
-class _RolledBack(Exception):
-    """`complete(on=…)` was undone by its transaction's owner."""
 
 
 def _as(said: BaseException, error: BaseException) -> BaseException:

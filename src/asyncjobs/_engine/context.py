@@ -25,7 +25,7 @@ from asyncjobs._engine.verdict import ended, outcome_of
 from asyncjobs._enqueue.ambient import transaction, which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.job import ClaimedJob
-from asyncjobs._model.outcome import Outcome
+from asyncjobs._model.outcome import Finished, Outcome
 from asyncjobs._model.schedule import tick_of
 from asyncjobs._model.states import FinalState, JobState
 from asyncjobs._model.verbs import Finish, Verb
@@ -119,6 +119,10 @@ class CurrentJob(Protocol):
         """
 
 
+class RolledBack(Exception):
+    """`complete(on=…)` was undone by its transaction's owner."""
+
+
 class RunningJob:
     """A job in its slot."""
 
@@ -129,7 +133,9 @@ class RunningJob:
     completed = False  #: by a transaction that is known to be committed
     handed_over = False  #: by `complete`, in a transaction somebody else ends
     cut_off: Exception | None = None  #: why a transaction of its own could not be begun
-    said: Sequence[Any] = ()  #: what it was settled with, in transactions of its own: a verb, or a result; the last counts
+    said: Sequence[
+        Any
+    ] = ()  #: what it was settled with, in transactions of its own: a verb, or a result; the last counts
     outcome: Outcome | None = None  #: what that makes of it
     _owner = 0  #: the id of that transaction's connection, which is not kept alive
     _is_open: Callable[[], bool] = staticmethod(lambda: False)
@@ -233,6 +239,23 @@ class RunningJob:
 
     def _has_committed(self) -> None:
         self.completed = True
+
+    async def find_out(self) -> None:
+        """Ask what became of the transaction it was settled in by `complete`, before anybody is told what became of the job.
+
+        Raises RolledBack. What is open still, or cannot be asked, stays unknown.
+        """
+        if self.completed or self._is_open() or self.outcome is None:
+            return
+        try:
+            job = await self._jobs.find_job(self._job.id)
+        except Exception:  # the fence will know
+            return
+        if job is None or job.state is not JobState.RUNNING:
+            self._has_committed()
+        elif isinstance(self.outcome, Finished):  # else it may have been given back and be claimed again
+            self.said, self.outcome = (), None
+            raise RolledBack("the transaction that settled the job was rolled back")
 
     def _check_open(self, joined: Joined | None) -> None:
         """Refuse what is known to be a second completion.

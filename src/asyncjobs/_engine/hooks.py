@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ import attrs
 
 from asyncjobs._define.call import Call
 from asyncjobs._engine.around import Around
-from asyncjobs._engine.context import RunningJob
+from asyncjobs._engine.context import RolledBack, RunningJob
 from asyncjobs._engine.telling import log_error
 from asyncjobs._engine.threads import ThreadCall
 from asyncjobs._engine.verdict import meant
@@ -89,13 +89,18 @@ class Told:
         """What becomes of the job whose attempt *raised*, once all were told who may be."""
         if self._is_left(raised):
             raise raised
+        if self._attempt.running.handed_over:
+            with suppress(RolledBack):
+                await self._attempt.running.find_out()
         error = await self._heard(raised)
         return await self._told(self._attempt.came_to(error), error)
 
     async def _told(self, outcome: Outcome | None, error: Any) -> Outcome | None:
         await self._tell("on_end")
         running, stands = self._attempt.running, outcome
-        if running.completed and running.said:  # by a transaction of its own: that stands, whatever it did since
+        if (
+            running.completed and running.said
+        ):  # by a transaction of its own: that stands, whatever it did since
             stands, error = running.outcome, running.said[-1]
         if isinstance(stands, Finished) and isinstance(error, BaseException):
             if stands.state is FinalState.FAILED:
@@ -143,6 +148,8 @@ class Told:
             value = await attempt.value_of(call)
         except Finish as early:
             value = early.result
+        if attempt.running.handed_over:
+            await attempt.running.find_out()
         if attempt.running.said:  # it settled itself: what it returns is not heard
             value = attempt.running.said[-1]
             value = value.result if isinstance(value, Finish) else value
@@ -172,9 +179,7 @@ class Told:
         at = await self._tell("reschedule_at", now := datetime.now(UTC), attempt.job.attempt)
         if at is not None:
             try:
-                attempt.wait = min(
-                    max(0.0, (moment(at, "reschedule_at") - now).total_seconds()), A_CENTURY
-                )
+                attempt.wait = min(max(0.0, (moment(at, "reschedule_at") - now).total_seconds()), A_CENTURY)
             except Exception as wrong:
                 self._log(wrong, "reschedule_at")
         return error
