@@ -70,13 +70,13 @@ class UndecodableInput(JobsError, ValueError):
         message: str,
         *,
         reason: str = "input does not fit",
-        input: str | None = None,
+        input_name: str | None = None,
         discreet: str | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason  #: in two or three words, the same for all that fail alike
         self.discreet = discreet or message  #: what may be said where stored inputs must not be seen
-        self.input = input  #: the one that does not fit, where it is one
+        self.input = input_name  #: the one that does not fit, where it is one
 
 
 class UnknownKind(JobsError, LookupError):
@@ -139,7 +139,7 @@ class JobNotFound(JobsError, LookupError):
     def __init__(self, job_id: int) -> None:
         super().__init__(
             f"no job {job_id} can be seen: the transaction that enqueued it is still open or was rolled back, "
-            "or the job finished so long ago that it was pruned"
+            "or the job finished, and nothing of it is kept, or it was pruned since"
         )
         self.job_id = job_id
 

@@ -318,7 +318,9 @@ def test_what_the_two_read_otherwise_is_refused(text: str) -> None:
         to_postgres(pattern, "p")
 
 
-@pytest.mark.parametrize("text", ["a{255}", "(a{3}b){200}", "(a|b{2}){,100}", "x" * 1000, "(?:(?:ab)?c*){99}"])
+@pytest.mark.parametrize(
+    "text", ["a{255}", "(a{3}b){200}", "(a|b{2}){,100}", "x" * 1000, "(?:(?:ab)?c*){99}"]
+)
 def test_what_counts_within_reason_is_read(text: str) -> None:
     """Each character counts as often as it is repeated."""
     assert to_postgres(re.compile(text), "p")

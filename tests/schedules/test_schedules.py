@@ -375,7 +375,9 @@ def test_what_makes_no_sense(make: Any, said: str) -> None:
 async def test_what_cannot_be_stored_is_said_at_the_start(dsn: str) -> None:
     """And not only in the log of a runner, whose other schedules would stand still, too."""
     with pytest.raises(InvalidInput, match="declared"):
-        async with Jobs(dsn, schedules=[Every(60, sweep), Every(60, count_to.prepare(hidden("x")))]).running():
+        async with Jobs(
+            dsn, schedules=[Every(60, sweep), Every(60, count_to.prepare(hidden("x")))]
+        ).running():
             pass
 
 

@@ -223,11 +223,11 @@ async def test_what_cannot_be_written_is_refused_in_the_caller(dsn: str) -> None
 )
 async def test_what_would_not_come_back_is_refused_in_the_caller(dsn: str, value: Any) -> None:
     """Before anything is stored: the caller's transaction goes on."""
-    async with Jobs(dsn, context=[shop]) as jobs:
-        async with jobs.connection() as connection, connection.transaction():
-            with here(shop=value), pytest.raises(InvalidInput, match="shop travels with"):
-                await tells_context.set(on=connection).later()
-            assert await connection.fetchval("select count(*) from asyncjobs.jobs") == 0
+    jobs = Jobs(dsn, context=[shop])
+    async with jobs, jobs.connection() as connection, connection.transaction():
+        with here(shop=value), pytest.raises(InvalidInput, match="shop travels with"):
+            await tells_context.set(on=connection).later()
+        assert await connection.fetchval("select count(*) from asyncjobs.jobs") == 0
 
 
 async def test_a_time_zone_travels_by_its_name(dsn: str) -> None:

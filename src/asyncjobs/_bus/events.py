@@ -54,7 +54,9 @@ def current_event() -> Event:
         return given
     known = current_job().meta.get("event")
     running = job_in(copy_context())
-    if running is None or not isinstance(known, Mapping):
+    if (
+        running is None or not isinstance(known, Mapping) or "published_at" not in known
+    ):  # a meta of one's own
         raise JobNotPublished(
             "this is not a job an event became: it was enqueued by `later`, or is called by hand; take the attributes as arguments "
             "where both shall work, or publish the event"

@@ -53,9 +53,7 @@ class Carried:
         """*value* as it is stored. Raises InvalidInput."""
         try:
             encoded = value if self.encode is None else self.encode(value)
-            text = orjson.dumps(encoded)
-            if _NUL.search(text) or orjson.loads(text) != encoded:
-                raise ValueError("it would not come back as it is")
+            text = _faithful(encoded)
         except Exception as error:
             raise InvalidInput(
                 f"{self.name} travels with jobs, and this {type(value).__name__} cannot be written as JSON: "
@@ -70,6 +68,14 @@ class Carried:
     def read_back(self, stored: Any) -> Any:
         """The value that was *stored*."""
         return stored if self.decode is None else self.decode(stored)
+
+
+def _faithful(value: Any) -> bytes:
+    """*value* as JSON from which it comes back as it is. Raises ValueError."""
+    text = orjson.dumps(value)
+    if _NUL.search(text) or orjson.loads(text) != value:
+        raise ValueError("it would not come back as it is")
+    return text
 
 
 def carry(
@@ -132,8 +138,8 @@ def _trace() -> dict[str, str] | None:
 
 @contextmanager
 def _traced(headers: Mapping[str, str]) -> Iterator[None]:
-    if "opentelemetry.trace" not in sys.modules:
-        yield
+    if "opentelemetry.trace" not in sys.modules or not isinstance(headers, Mapping):
+        yield  # a trace that cannot be read is no reason not to run
         return
     from opentelemetry import context  # noqa: PLC0415
     from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415

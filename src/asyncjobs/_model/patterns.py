@@ -14,7 +14,9 @@ from asyncjobs.errors import InvalidOption
 
 MOST = 1000  #: characters of a pattern
 MOST_TIMES = 255  #: Postgres counts no further in `{…}`
-MOST_ATOMS = 2000  #: characters and classes, written out as often as `{…}` counts: that is how Postgres reads them
+MOST_ATOMS = (
+    2000  #: characters and classes, written out as often as `{…}` counts: that is how Postgres reads them
+)
 
 _CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "s": r" \t\n\r\f\v"}
 _CONTROLS = frozenset("tnrfv")

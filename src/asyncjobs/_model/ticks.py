@@ -204,7 +204,7 @@ def ticks_between(timing: Timing, after: datetime, until: datetime) -> Iterator[
         tick = timing.after(tick)
 
 
-def next_ticks(timing: Timing, after: datetime, count: int) -> list[datetime]:
+def next_ticks(timing: Timing, after: datetime, count: object) -> list[datetime]:
     """The next *count* ticks. Raises InvalidOption."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise InvalidOption(f"count={count!r:.40} is not how many ticks are to be shown")
