@@ -198,7 +198,7 @@ def _undecodable(name: str, declared: Any, stored: Any, error: Exception, what: 
     return UndecodableInput(
         f"{what}: stored {name}{path} {misfit}: {words}. "
         f"Stored is {shorten(stored)}; has the definition changed since? Accept both shapes, or cancel the job",
-        input=name.removeprefix("input "),
+        input_name=name.removeprefix("input "),
         discreet=f"{what}: stored {name} {misfit}",
     )
 

@@ -17,6 +17,7 @@ import attrs
 from asyncjobs._define.dependency import dependency, may_be_none
 from asyncjobs._define.hints import Given, field_hints, hints_of, type_arguments
 from asyncjobs._enqueue.options import LATER_WORDS
+from asyncjobs._model import elsewhere
 from asyncjobs._model.verbs import Missing
 from asyncjobs.errors import InvalidDefinition, InvalidInput, UndecodableInput
 
@@ -113,6 +114,8 @@ class Signature:
                 near = get_close_matches(word, self.taken, 1)
                 if near:
                     return f"; did you mean {near[0]!r}?"
+                if word in elsewhere.OPTIONS:
+                    return f"; {elsewhere.OPTIONS[word]}"
         return ""
 
     def ready(
@@ -142,7 +145,7 @@ class Signature:
                 raise UndecodableInput(
                     f"{what} needs {name!r}, which this job was stored without; give it a default for jobs enqueued before it",
                     reason="missing input",
-                    input=name,
+                    input_name=name,
                 )
             elif each.parameter.kind is _P.POSITIONAL_ONLY or (
                 by_position and each.parameter.kind is _P.POSITIONAL_OR_KEYWORD
