@@ -942,9 +942,10 @@ async def test_a_job_nobody_published_has_no_event(dsn: str) -> None:
     with pytest.raises(JobNotPublished, match="take the attributes as arguments"):
         current_event()
     async with running(dsn) as jobs:
-        handle = await ask.set(max_attempts=1).later()
-        with pytest.raises(JobFailed, match="JobNotPublished"):
-            await handle.result(20)
+        for meta in ({}, {"event": {"name": "of their own"}}, {"event": "too"}):
+            handle = await ask.set(max_attempts=1, meta=meta).later()
+            with pytest.raises(JobFailed, match="JobNotPublished"):
+                await handle.result(20)
         assert current_job().id is None
         del jobs
 

@@ -273,6 +273,15 @@ async def test_the_trace_goes_on(jobs: Jobs) -> None:
     assert meta["carried"]["trace"] == {"traceparent": f"00-{ids[0]}-{ids[1]}-01", "tracestate": "a=1"}
 
 
+@pytest.mark.parametrize("trace", ["junk", 7, {"traceparent": "junk"}, {"traceparent": None}])
+async def test_a_trace_that_cannot_be_read_is_no_reason_not_to_run(jobs: Jobs, trace: Any) -> None:
+    """Somebody else may have written it."""
+    import opentelemetry.trace  # noqa: F401 -- somebody uses it
+
+    handle = await traced.set(context={"trace": trace}, max_attempts=1).later()
+    assert await handle.result(timeout=10) == ["0" * 32, "0" * 16]
+
+
 def test_nothing_of_opentelemetry_is_needed() -> None:
     """Nor imported."""
     script = "import sys, asyncjobs; from asyncjobs._enqueue import carried as c; c.captured(c.carried_by_name(())); assert 'opentelemetry' not in sys.modules"
