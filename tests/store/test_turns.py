@@ -105,6 +105,20 @@ async def test_a_key_that_comes_anew_waits_for_one_round(dsn: str) -> None:
             assert mine in await claimed(session), new
 
 
+async def test_beside_jobs_without_a_key_all_of_them_are_as_old_as_they_are(dsn: str) -> None:
+    """Who has no key and came before goes before; who came later waits, and not for those with a key that came still later."""
+    async with session_of(dsn) as session:
+        before = await store(session, new_job(), new_job())
+        keyed = await store(session, of("a"), of("a"), of("a"))
+        between = await store(session, new_job(), new_job())
+        keyed += await store(session, of("b"))
+        await deal(session, 4)
+        late = await store(session, of("a"), of("a"))
+        assert await claimed(session, 4) == [*before, keyed[0], keyed[3]]
+        await deal(session, 4)
+        assert await claimed(session) == [keyed[1], keyed[2], *between, *late]
+
+
 async def test_priority_goes_before_turns(dsn: str) -> None:
     """The more urgent of all keys first, and a round of their own for each priority."""
     async with session_of(dsn) as session:
@@ -195,7 +209,7 @@ async def test_a_round_nobody_has_gone_for_a_day_is_forgotten(dsn: str) -> None:
     """When new code begins its own: code that is gone leaves nothing behind for ever."""
     async with session_of(dsn) as session:
         await session.connection.execute(
-            "insert into asyncjobs.turns (queue, priority, known, last_at) values"
+            "insert into asyncjobs.turns (queue, priority, known, dealt_at) values"
             " ('q', 0, 1, now() - interval '2 days'), ('q', 0, 2, now()), ('r', 0, 3, now() - interval '2 days')"
         )
         await store(session, of("a"))

@@ -4,8 +4,9 @@
 --
 -- A job with a fair_key waits *in line* (state 5), in an index of its own, where no claim looks: lines of any length cost the claims
 -- nothing. Runners *deal* (deal_turns): they see to it that of each queue about as many jobs lie ready as they have slots, and take
--- them from the lines of the keys in turns. A turn is a place in the order of the queue: the job that is dealt is scheduled_at its
--- turn, after all that were dealt before, so claims need not know of keys.
+-- them from the lines of the keys in turns. A turn is a place in the order of the queue: the job that is dealt gets a scheduled_at
+-- after all that were dealt before, so claims need not know of keys. It is as old as the oldest of those dealt with it, so that
+-- beside jobs without a key all of them together have the place they would have had.
 --
 -- Nothing is kept of a key: who is next is found in the index of lines, from where the last turn was (`turns`). So nothing of a key
 -- can drift, be left behind by a crash, or need sweeping: a job is in line until it is dealt, and whoever has slots deals.
@@ -31,8 +32,9 @@ create table asyncjobs.turns (
   priority smallint not null,
   known integer not null,                      -- a hash of the kinds that those know whose round this is
   last_key text collate "C" not null default '',
-  last_at timestamptz not null default now(),  -- of the turn that was dealt last
+  last_at timestamptz not null default '-infinity',      -- the place of that turn
   waiting_from timestamptz not null default '-infinity', -- what was dealt before is claimed: a count need not step over it
+  dealt_at timestamptz not null default now(),
   primary key (queue, priority, known)
 ) with (
   fillfactor = 50, vacuum_truncate = off,
@@ -105,7 +107,7 @@ begin
       insert into asyncjobs.turns (queue, priority, known) values (queue_name, level, knowing) on conflict do nothing;
       if found then  -- new code: that of yesterday may be gone
         delete from asyncjobs.turns
-         where queue = queue_name and priority = level and turns.known <> knowing and last_at < now() - interval '1 day';
+         where queue = queue_name and priority = level and turns.known <> knowing and dealt_at < now() - interval '1 day';
       end if;
       select last_key, last_at, waiting_from into round
         from asyncjobs.turns
@@ -191,7 +193,7 @@ begin
         select id from chosen order by lap, nth limit missing);
 
         exit when cardinality(ids) = 0;
-        from_at := greatest(clock_timestamp(), latest + interval '1 us');
+        from_at := greatest((select min(scheduled_at) from asyncjobs.live_jobs where id = any (ids)), latest + interval '1 us');
         latest := from_at + (cardinality(ids) - 1)::float8 * interval '1 us';
         last_turn := (select fair_key from asyncjobs.live_jobs where id = ids[cardinality(ids)]);
         oldest := coalesce(oldest, from_at);
@@ -203,7 +205,7 @@ begin
       end loop;
       if latest > round.last_at then
         update asyncjobs.turns
-           set last_key = last_turn, last_at = latest, waiting_from = oldest
+           set last_key = last_turn, last_at = latest, waiting_from = oldest, dealt_at = clock_timestamp()
          where queue = queue_name and priority = level and turns.known = knowing;
       end if;
       exit when level >= last;
