@@ -83,6 +83,10 @@ async def test_without_a_clock_no_schedule_ticks(dsn: str, connection: asyncpg.C
     """Whatever minute it is while the test runs."""
     async with inside(Jobs(dsn, schedules=[EVERY_MORNING]), connection) as jobs:
         assert await jobs.schedules.list() == []
+        async with frozen_clock(at=START.replace(year=2020)):
+            [schedule] = await jobs.schedules.list()
+        assert schedule.next_tick is not None
+        assert schedule.next_tick < datetime.now(UTC)
         assert await drain() == {}
 
 

@@ -10,7 +10,18 @@ import asyncpg
 import attrs
 import pytest
 
-from asyncjobs import CurrentJob, Dependency, Jobs, JobState, Later, MisusedJobs, Rate, WrongConnection, job
+from asyncjobs import (
+    CurrentJob,
+    Dependency,
+    Jobs,
+    JobState,
+    Later,
+    Lock,
+    MisusedJobs,
+    Rate,
+    WrongConnection,
+    job,
+)
 from asyncjobs.testing import NotDrained, all_enqueued, assert_enqueued, drain, inside
 from tests.kinds import forgotten
 from tests.testing_helpers.kinds import (
@@ -64,14 +75,15 @@ async def test_priorities_and_times_decide_the_order(jobs: Jobs) -> None:
 async def test_what_is_due_later_waits_unless_asked_for(jobs: Jobs) -> None:
     """Then it runs in the order of its times, whatever its priority."""
     day = timedelta(days=1)
+    await second.set(delay=3 * day, priority=-9).later(4)
     await second.set(delay=2 * day, priority=-5).later(3)
     await second.set(delay=day).later(2)
     await second.later(1)
     assert await drain() == {"completed": 1}
-    await assert_enqueued(second, count=2, states=["scheduled"])
-    assert await drain(with_scheduled=datetime.now(UTC) + 1.5 * day) == {"completed": 1}
+    await assert_enqueued(second, count=3, states=["scheduled"])
+    assert await drain(with_scheduled=datetime.now(UTC) + 2.5 * day) == {"completed": 2}
     assert await drain(with_scheduled=True) == {"completed": 1}
-    assert DID == [("second", 1), ("second", 2), ("second", 3)]
+    assert DID == [("second", 1), ("second", 2), ("second", 3), ("second", 4)]
 
 
 async def test_only_some_queues(jobs: Jobs) -> None:
@@ -81,6 +93,8 @@ async def test_only_some_queues(jobs: Jobs) -> None:
     await second.later(1)
     assert await drain(queues=["billing"], with_scheduled=True) == {"completed": 1}
     assert DID == [("charged", 1)]
+    await assert_enqueued(Ship, states=["scheduled"])
+    await assert_enqueued(second, states=["available"])
     assert len(await all_enqueued()) == 2
 
 
@@ -215,9 +229,17 @@ async def test_a_sync_job_enqueues_from_its_thread(jobs: Jobs) -> None:
 
 async def test_locks_are_taken_and_given_back(jobs: Jobs, connection: asyncpg.Connection) -> None:
     """One job after the other has it."""
+    held: list[int] = []
+
+    async def looks() -> None:
+        held.append(await connection.fetchval("select count(*) from asyncjobs.locks"))
+
     await locked.later(1)
     await locked.later(2)
-    assert await drain() == {"completed": 2}
+    with forgotten():
+        await job(kind="th.looks", lock=Lock(key="th-key"))(looks).later()
+        assert await drain() == {"completed": 3}
+    assert held == [1]
     assert await connection.fetchval("select count(*) from asyncjobs.locks") == 0
 
 

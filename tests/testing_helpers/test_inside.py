@@ -179,6 +179,7 @@ async def test_the_applications_lifespan_runs_nothing(dsn: str, connection: asyn
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
             assert (await client.get("/")).json() > 0
         await assert_enqueued(Charge(5))
+        assert (jobs.modes, jobs.is_degraded) == (None, False)
         assert await drain() == {"completed": 1}
     assert jobs._opened is None
     async with jobs:  # as before
