@@ -261,6 +261,7 @@ answers: dict[str, Any] = {
     "cancel": Cancel("not ours"),
     "fail": Fail("for good"),
     "discard": Discard(),
+    "its class": Discard,
     "nothing": None,
     "quiet": False,
 }
@@ -298,6 +299,7 @@ async def test_on_error_may_say_what_becomes_of_the_job(running: Jobs, raises: b
         ("cancel", JobCancelled, "cancelled"),
         ("fail", JobFailed, "for good"),
         ("discard", JobNotFound, "no job"),
+        ("its class", JobNotFound, "no job"),
     ):
         said.clear()
         with pytest.raises(error, match=words):

@@ -171,7 +171,8 @@ class Told:
         if error is None:
             return raised
         said = await self._tell_all("error", error)
-        if issubclass(type(said), Verb):
+        if says_verb(said):
+            said = said() if isinstance(said, type) else said
             said.__cause__ = error
             verb: BaseException = said
             return verb
