@@ -103,11 +103,12 @@ declare
   has boolean;
   taken smallint;
   in_the_way integer;
+  overtakes boolean;
   full_key text;
   of_full text;
 begin
   for mine in
-    select id, token, lock_key, lock_slots, cancel_requested, unique_to_start and unique_key is not null and id <> all (to_admit) as starts
+    select id, token, lock_key, lock_slots, priority, scheduled_at, cancel_requested, unique_to_start and unique_key is not null and id <> all (to_admit) as starts
       from asyncjobs.live_jobs
      where id = any (ids) and runner = incarnation and token = tokens[width_bucket(id, ids)] and lock_key is not null
      order by lock_key, priority, scheduled_at, id
@@ -120,11 +121,19 @@ begin
     if not has and full_key is distinct from mine.lock_key then
       taken := null;
       in_the_way := 0;
+      overtakes := exists (  -- who waits for what is free is about to be given it (settle_locks)
+        select from asyncjobs.live_jobs earlier
+         where earlier.state = 3 and earlier.lock_key = mine.lock_key
+           and (earlier.priority, earlier.scheduled_at, earlier.id) < (mine.priority, mine.scheduled_at, mine.id)
+           and not exists (select from asyncjobs.queues where name = earlier.queue and paused_at is not null)
+           and exists (select from generate_series(1, earlier.lock_slots::integer) free (slot)
+                        where not exists (select from asyncjobs.locks other
+                                           where other.key = mine.lock_key and other.slot = free.slot)));
       for again in 0..mine.lock_slots loop
         insert into asyncjobs.locks (key, slot, job, token)
         select mine.lock_key, free.slot, mine.id, mine.token
           from generate_series(1, mine.lock_slots::integer) free (slot)
-         where not exists (select from asyncjobs.locks other where other.key = mine.lock_key and other.slot = free.slot)
+         where not overtakes and not exists (select from asyncjobs.locks other where other.key = mine.lock_key and other.slot = free.slot)
          order by free.slot limit 1
         on conflict (key, slot) do nothing
         returning slot into taken;
@@ -183,6 +192,9 @@ begin
         from asyncjobs.live_jobs
        where state = 3 and lock_key = wanted
          and not exists (select from asyncjobs.queues where name = live_jobs.queue and paused_at is not null)
+         -- Where nothing is free its row is left alone: who ends just now would pass it over, and give the lock to the next.
+         and exists (select from generate_series(1, lock_slots::integer) free (slot)
+                      where not exists (select from asyncjobs.locks other where other.key = wanted and other.slot = free.slot))
        order by lock_key, priority, scheduled_at, id limit 1
          for update skip locked;
       exit when not found;
