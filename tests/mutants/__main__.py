@@ -124,7 +124,6 @@ def run_on(tree: Path, noted: Path, number: str, tests: Iterable[str]) -> dict[s
     env = {
         **os.environ,
         "PYTHONPATH": str(tree),
-        "PYTHONDONTWRITEBYTECODE": "1",
         "MUTANT_TREE": str(tree),
         "MUTANT_NOTES": str(noted),
         "MUTANT_NUMBER": number,

@@ -279,6 +279,7 @@ async def changes_its_inputs(names: list[str], more: dict[str, list[int]]) -> li
     names.append("changed")
     more["a"].append(2)
     current_job().args["names"].append("changed")
+    assert current_job().args == {"names": ["a"], "more": {"a": [1]}}
     if current_job().attempt == 1:
         raise OSError("again")
     return given
