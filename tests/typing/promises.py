@@ -233,6 +233,8 @@ async def functions(jobs: Jobs) -> None:
     assert_type(send_welcome.prepare(42), Prepared[str])
     assert_type(send_welcome.set(priority=3).prepare(42), Prepared[str])
     assert_type(await jobs.enqueue_many([send_welcome.prepare(1)]), list[Handle[str]])
+    mixed = await jobs.enqueue_many([send_welcome.prepare(1), bare.prepare(2), without_result.prepare()])
+    assert_type(mixed[0].id, int)
 
     assert_type(await handle.result(timeout=10), str)
     assert_type(await handle.result(timedelta(seconds=10)), str)

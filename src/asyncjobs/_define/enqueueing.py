@@ -28,10 +28,11 @@ from asyncjobs._model.queues import QueueRegistry, place_of, queues
 from asyncjobs.errors import InvalidInput, InvalidOption
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @attrs.define(eq=False)  # made for every job
-class Prepared(Generic[R]):
+class Prepared(Generic[R_co]):
     """A call with its inputs, checked, that `later` or `jobs.enqueue_many` stores."""
 
     kind: str
@@ -91,7 +92,7 @@ class Prepared(Generic[R]):
             version=self.history.version,
         )
 
-    def handle(self, job_id: int, jobs: Enqueuer, codec: Codec) -> Handle[R]:
+    def handle(self, job_id: int, jobs: Enqueuer, codec: Codec) -> Handle[R_co]:
         """The handle of the stored job."""
         return Handle(job_id, True, jobs, typed_reader(self.result_type, codec, self.what))
 
