@@ -14,6 +14,7 @@ from asyncjobs._model.states import FinalState, LiveState
 from asyncjobs._store.chores import rescue_jobs
 from asyncjobs._store.claims import Claim, adopt_jobs, finish_jobs, return_jobs
 from asyncjobs._store.clearing import clear_jobs
+from asyncjobs._store.limits import admit_jobs, limit_queue
 from asyncjobs._store.locks import Acquired, acquire_locks, list_locks, settle_locks, sweep_locks
 from asyncjobs._store.session import Session
 from asyncjobs._store.views import cancel_job, pause_queue, retry_job
@@ -389,3 +390,89 @@ async def test_a_lock_goes_to_who_is_not_cleared(dsn: str) -> None:
         await return_jobs(session, RUNNER, [back(job)])
         assert await clear_jobs(session, kinds=["k"]) == 3
         assert await holders(session) == [("a", 1, other.id)]
+
+
+async def narrow(session: Session) -> ClaimedJob:
+    """A queue of one place, and who has it."""
+    await limit_queue(session, "narrow", 1, None)
+    await store(session, new_job(queue="narrow"))
+    (job,) = await claim(session, lanes=[("narrow", "k")])
+    assert await admit_jobs(session, RUNNER, [job]) == {job.id}
+    return job
+
+
+async def block(session: Session, *waiting: Any) -> tuple[ClaimedJob, list[int]]:
+    """Who holds the lock `a`, and *waiting*, who wait for it."""
+    ids = await store(session, locked(priority=-9), *waiting)
+    jobs = await claim(session, lanes=[("q", "k"), ("narrow", "k")])
+    assert (await acquire_locks(session, RUNNER, jobs)).blocked == set(ids[1:])
+    (holder,) = [job for job in jobs if job.id == ids[0]]
+    return holder, ids[1:]
+
+
+async def test_one_whose_queue_is_full_is_passed_over(dsn: str) -> None:
+    """It could not run: the lock goes to the next that can, and to it once there is room."""
+    async with session_of(dsn) as session:
+        full = await narrow(session)
+        holder, (waiting, other) = await block(session, locked(queue="narrow"), locked())
+        await finish_jobs(session, RUNNER, [done(holder)])
+        assert ("a", 1, other) in await holders(session)
+        (job,) = await claim(session, SOMEBODY_ELSE)
+        await acquire_locks(session, SOMEBODY_ELSE, [job])
+        await finish_jobs(session, SOMEBODY_ELSE, [done(job)])
+        assert await sweep_locks(session, 60.0) == (0, 0)
+        await finish_jobs(session, RUNNER, [done(full)])
+        assert await sweep_locks(session, 60.0) == (0, 1)
+        assert await holders(session) == [("a", 1, waiting)]
+
+
+async def test_the_place_of_who_ends_is_not_in_the_way(dsn: str) -> None:
+    """Of a queue of one place, who waits for the lock of the one job that runs in it has that at once."""
+    async with session_of(dsn) as session:
+        await limit_queue(session, "q", 1, None)
+        first, second = await store(session, locked(), locked())
+        (job,), _ = await claim_and_lock(session)
+        assert await admit_jobs(session, RUNNER, [job]) == {first}
+        await finish_jobs(session, RUNNER, [done(job)])
+        assert await holders(session) == [("a", 1, second)]
+
+
+async def test_a_lock_is_taken_back_from_who_cannot_be_claimed(dsn: str) -> None:
+    """Its queue was paused after the lock was handed to it: the next in turn has it soon; otherwise it has a minute."""
+    async with session_of(dsn) as session:
+        holder, (waiting, other) = await block(session, locked(queue="narrow"), locked(priority=1))
+        await finish_jobs(session, RUNNER, [done(holder)])
+        assert await holders(session) == [("a", 1, waiting)]
+        await session.connection.execute("update asyncjobs.locks set since = now() - interval '5 s'")
+        assert await sweep_locks(session, 60.0) == (0, 0)
+        await pause_queue(session, "narrow")
+        assert await sweep_locks(session, 60.0, 10.0) == (0, 0)
+        assert await sweep_locks(session, 60.0) == (1, 0)
+        assert await holders(session) == [("a", 1, other)]
+
+
+async def test_nobody_comes_before_who_waits_already(dsn: str) -> None:
+    """A race left a slot free: who asks for it next waits, unless it is more urgent, and who waited has it."""
+    async with session_of(dsn) as session:
+        _, second = await store(session, locked(), locked())
+        await claim_and_lock(session)
+        await session.connection.execute("delete from asyncjobs.locks")
+        (late,) = await store(session, locked())
+        running, acquired = await claim_and_lock(session, SOMEBODY_ELSE)
+        assert (running, set(acquired.blocked)) == ([], {late})
+        assert await holders(session) == [("a", 1, second)]
+        await session.connection.execute("delete from asyncjobs.locks")
+        (urgent,) = await store(session, locked(priority=-1))
+        running, _ = await claim_and_lock(session, SOMEBODY_ELSE)
+        assert [job.id for job in running] == [urgent]
+
+
+async def test_a_sweep_leaves_alone_who_waits_for_what_is_held(dsn: str) -> None:
+    """Ten thousand keys may be waited for: a row of each, every other second, is not locked for nothing."""
+    async with session_of(dsn) as session, session_of(dsn) as other:
+        _, second = await store(session, locked(), locked())
+        await claim_and_lock(session)
+        async with transaction_of(session):
+            assert await sweep_locks(session, 60.0) == (0, 0)
+            waits = "select id from asyncjobs.live_jobs where state = 3 and id > 0 for update skip locked"
+            assert [row[0] for row in await other.connection.fetch(waits)] == [second]

@@ -54,9 +54,9 @@ class Swept(NamedTuple):
     handed: int  #: slots that were free while somebody waited
 
 
-async def sweep_locks(session: Session, patience: float) -> Swept:
+async def sweep_locks(session: Session, patience: float, patience_if_closed: float = 1.0) -> Swept:
     """Put right what a crash or a race left; a job that a lock was handed to may take *patience* seconds to be claimed."""
-    return Swept(*await session.fetchrow("sweep_locks", patience))
+    return Swept(*await session.fetchrow("sweep_locks", patience, patience_if_closed))
 
 
 class HeldLock(NamedTuple):

@@ -49,6 +49,15 @@ create function asyncjobs.tokens_in(every float8, burst integer, next_at timesta
                          + 0.000001::float8)::integer end
 $$;
 
+-- Queues nothing may be claimed from: paused, or full, were it not for *leaving*. Who waits there for a lock is passed over.
+create function asyncjobs.closed_queues(leaving bigint) returns text[] language sql volatile as $$
+  select array(
+    select name
+      from asyncjobs.queues
+     where paused_at is not null
+        or concurrency <= (select count(*) from asyncjobs.locks where key = 'queue:' || name and job <> leaving))
+$$;
+
 -- What a job holds goes to who waits for it, or is free. Called by every statement that ends a claim, and only for jobs that
 -- have a lock, in the same transaction. Where the caller's transaction sees the past (repeatable read), it only frees: to hand over
 -- could fail his commit, and the sweep does it.
@@ -62,6 +71,7 @@ declare
   heirs_queue text;
   heirs_crashes smallint;
   freed integer := 0;
+  closed text[];
 begin
   for held in select key, slot from asyncjobs.locks where job = holder order by key, slot for update loop
     heir := null;
@@ -71,10 +81,10 @@ begin
         where 'queue:' || name = held.key
           and concurrency <= (select count(*) from asyncjobs.locks where key = held.key);
     elsif current_setting('transaction_isolation') = 'read committed' then
+      closed := coalesce(closed, asyncjobs.closed_queues(holder));
       select id, token, queue, crashes into heir, heirs_token, heirs_queue, heirs_crashes
         from asyncjobs.live_jobs
-       where state = 3 and lock_key = held.key and lock_slots >= held.slot
-         and not exists (select from asyncjobs.queues where name = live_jobs.queue and paused_at is not null)
+       where state = 3 and lock_key = held.key and lock_slots >= held.slot and queue <> all (closed)
        order by lock_key, priority, scheduled_at, id limit 1
          for update skip locked;
     end if;
@@ -103,12 +113,13 @@ declare
   has boolean;
   taken smallint;
   in_the_way integer;
-  overtakes boolean;
+  asked_key text;
   full_key text;
   of_full text;
 begin
   for mine in
-    select id, token, lock_key, lock_slots, priority, scheduled_at, cancel_requested, unique_to_start and unique_key is not null and id <> all (to_admit) as starts
+    select id, token, lock_key, lock_slots, priority, scheduled_at, cancel_requested,
+           unique_to_start and unique_key is not null and id <> all (to_admit) as starts
       from asyncjobs.live_jobs
      where id = any (ids) and runner = incarnation and token = tokens[width_bucket(id, ids)] and lock_key is not null
      order by lock_key, priority, scheduled_at, id
@@ -118,22 +129,25 @@ begin
     update asyncjobs.locks set token = mine.token, since = clock_timestamp() where job = mine.id;
     has := found;  -- it was handed over
     continue when mine.cancel_requested and not has;  -- it goes back, and is cancelled there
+    if not has and asked_key is distinct from mine.lock_key then
+      -- Who waits already comes first, where a race left a slot free.
+      if (select count(*) from asyncjobs.locks where key = mine.lock_key and slot <= mine.lock_slots) < mine.lock_slots
+         and exists (select from asyncjobs.live_jobs waiting
+                      where waiting.state = 3 and waiting.lock_key = mine.lock_key
+                        and (waiting.priority, waiting.scheduled_at, waiting.id) < (mine.priority, mine.scheduled_at, mine.id))
+      then
+        perform asyncjobs.settle_locks(array[mine.lock_key]);
+      end if;
+      asked_key := mine.lock_key;
+    end if;
     if not has and full_key is distinct from mine.lock_key then
       taken := null;
       in_the_way := 0;
-      overtakes := exists (  -- who waits for what is free is about to be given it (settle_locks)
-        select from asyncjobs.live_jobs earlier
-         where earlier.state = 3 and earlier.lock_key = mine.lock_key
-           and (earlier.priority, earlier.scheduled_at, earlier.id) < (mine.priority, mine.scheduled_at, mine.id)
-           and not exists (select from asyncjobs.queues where name = earlier.queue and paused_at is not null)
-           and exists (select from generate_series(1, earlier.lock_slots::integer) free (slot)
-                        where not exists (select from asyncjobs.locks other
-                                           where other.key = mine.lock_key and other.slot = free.slot)));
       for again in 0..mine.lock_slots loop
         insert into asyncjobs.locks (key, slot, job, token)
         select mine.lock_key, free.slot, mine.id, mine.token
           from generate_series(1, mine.lock_slots::integer) free (slot)
-         where not overtakes and not exists (select from asyncjobs.locks other where other.key = mine.lock_key and other.slot = free.slot)
+         where not exists (select from asyncjobs.locks other where other.key = mine.lock_key and other.slot = free.slot)
          order by free.slot limit 1
         on conflict (key, slot) do nothing
         returning slot into taken;
@@ -171,30 +185,36 @@ declare
   heir record;
   taken smallint;
   handed integer := 0;
+  most smallint;
+  closed text[] := asyncjobs.closed_queues(0);
 begin
   for wanted in
     with recursive waited_for as (
-      (select lock_key from asyncjobs.live_jobs where state = 3 and lock_key > '' order by lock_key limit 1)
+      (select lock_key, lock_slots from asyncjobs.live_jobs where state = 3 and lock_key > '' order by lock_key limit 1)
       union all
-      select following.lock_key
+      select following.lock_key, following.lock_slots
         from waited_for
        cross join lateral (
-         select lock_key from asyncjobs.live_jobs
+         select lock_key, lock_slots from asyncjobs.live_jobs
           where state = 3 and lock_key > waited_for.lock_key
           order by lock_key limit 1) following
     )
-    select lock_key from waited_for where keys is null
+    select lock_key
+      from waited_for
+     where keys is null and (select count(*) from asyncjobs.locks where key = lock_key and slot <= lock_slots) < lock_slots
     union all
     (select key from unnest(keys) key order by key)
   loop
     loop
+      -- Where nothing is free the row of who is next is left alone: who ends just now would pass it over.
+      select lock_slots into most
+        from asyncjobs.live_jobs
+       where state = 3 and lock_key = wanted and queue <> all (closed)
+       order by lock_key, priority, scheduled_at, id limit 1;
+      exit when not found or (select count(*) from asyncjobs.locks where key = wanted and slot <= most) >= most;
       select id, token, queue, crashes, lock_slots into heir
         from asyncjobs.live_jobs
-       where state = 3 and lock_key = wanted
-         and not exists (select from asyncjobs.queues where name = live_jobs.queue and paused_at is not null)
-         -- Where nothing is free its row is left alone: who ends just now would pass it over, and give the lock to the next.
-         and exists (select from generate_series(1, lock_slots::integer) free (slot)
-                      where not exists (select from asyncjobs.locks other where other.key = wanted and other.slot = free.slot))
+       where state = 3 and lock_key = wanted and queue <> all (closed)
        order by lock_key, priority, scheduled_at, id limit 1
          for update skip locked;
       exit when not found;
