@@ -11,7 +11,7 @@ from typing import get_type_hints
 
 import pytest
 
-import asyncjobs
+import asyncjobs.testing
 from asyncjobs import CurrentJob, Handle, Jobs
 from asyncjobs._define.hooks import HOOKS
 from asyncjobs._enqueue.options import LATER_WORDS
@@ -45,6 +45,7 @@ def strange(code: str) -> Iterator[str]:
         r"python -m asyncjobs ([\w-]+)": set(command.commands),
         r"(?<![\w-])(--[a-z][\w-]+)": FLAGS,
         r"^(on_\w+|reschedule_at)\b": set(HOOKS),
+        r"^(\w*enqueued|drain|inline)$": set(asyncjobs.testing.__all__),
     }
     for pattern, known in has.items():
         yield from (word for word in re.findall(pattern, code) if word not in known)
