@@ -22,7 +22,7 @@ from asyncjobs import (
     WrongConnection,
     job,
 )
-from asyncjobs.testing import NotDrained, all_enqueued, assert_enqueued, drain, inside
+from asyncjobs.testing import NotDrained, all_enqueued, assert_enqueued, drain, inside, refute_enqueued
 from tests.kinds import forgotten
 from tests.testing_helpers.kinds import (
     DID,
@@ -186,16 +186,16 @@ async def test_nothing_is_left_after_the_rollback(dsn: str) -> None:
         await connection.close()
 
 
-async def test_it_drains_what_is_committed_too(dsn: str) -> None:
+async def test_it_drains_what_is_committed_too(alone: str) -> None:
     """A Jobs on its own connections: for tests that commit, and have a database to themselves."""
-    async with Jobs(dsn):
+    async with Jobs(alone):
         handle = await first.later(1)
         await locked.later(1)
         await Write("nowhere").later("call")
         assert await drain(raises=False) == {"completed": 3, "retryable": 1}
         assert await handle.result(timeout=5) == 1
         await assert_enqueued(Write, states=["retryable"])
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(alone)
     assert await connection.fetchval("select count(*) from asyncjobs.runners") == 0
     assert await connection.fetchval("select count(*) from asyncjobs.locks") == 0
     await connection.close()
@@ -206,10 +206,9 @@ async def test_on_a_connection_that_others_opened(dsn: str, connection: asyncpg.
     async with Jobs(dsn) as jobs:
         await first.set(on=connection).later(1)
         assert await drain(jobs, on=connection) == {"completed": 2}
-        assert not jobs.is_staged
-        assert await drain(jobs) == {}
-        await second.later(9)
-        await assert_enqueued(second)
+        await second.set(on=connection).later(9)
+        await refute_enqueued(second)
+        await assert_enqueued(second, on=connection, states=["available"])
 
 
 async def test_a_job_runs_in_a_context_of_its_own(jobs: Jobs) -> None:
@@ -353,7 +352,7 @@ async def test_a_timeout_fails_the_attempt(jobs: Jobs) -> None:
             await drain()
 
 
-async def test_a_cancelled_drain_gives_its_job_back(dsn: str) -> None:
+async def test_a_cancelled_drain_gives_its_job_back(alone: str) -> None:
     """And the job is told."""
     begun = asyncio.Event()
     ended: list[str] = []
@@ -366,7 +365,7 @@ async def test_a_cancelled_drain_gives_its_job_back(dsn: str) -> None:
             ended.append("told")
 
     with forgotten():
-        async with Jobs(dsn) as jobs:
+        async with Jobs(alone) as jobs:
             await job(kind="th.endless")(endless).later()
             draining = asyncio.create_task(drain(jobs))
             await begun.wait()

@@ -11,7 +11,7 @@ import asyncpg
 import psycopg
 import psycopg2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
@@ -154,10 +154,10 @@ async def test_options_are_matched(jobs: Jobs) -> None:
     await assert_enqueued(Ship, count=0)
 
 
-async def test_it_sees_what_an_open_transaction_enqueued_and_nobody_else_does(dsn: str) -> None:
+async def test_it_sees_what_an_open_transaction_enqueued_and_nobody_else_does(alone: str) -> None:
     """On a connection, without a Jobs that is open; after the rollback it is gone."""
-    jobs = Jobs(dsn)
-    mine, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    jobs = Jobs(alone)
+    mine, other = await asyncpg.connect(alone), await asyncpg.connect(alone)
     try:
         transaction = mine.transaction()
         await transaction.start()
@@ -259,12 +259,14 @@ PLAIN = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(PLAIN)
 def test_everything_is_a_subset_of_itself(value: Any) -> None:
     """Whatever JSON may hold."""
     assert list(differences(value, value, "it")) == []
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text("ab", max_size=2), PLAIN, max_size=4), st.data())
 def test_a_dictionary_without_some_keys_is_a_subset_and_with_more_is_not(
     value: dict[str, Any], data: st.DataObject
@@ -275,6 +277,7 @@ def test_a_dictionary_without_some_keys_is_a_subset_and_with_more_is_not(
     assert list(differences({**value, "other": 1}, value, "it")) == ["it has no 'other'"]
 
 
+@settings(max_examples=50)
 @given(PLAIN, PLAIN)
 def test_what_is_no_dictionary_is_equal_or_different(one: Any, other: Any) -> None:
     """Nothing but dictionaries is matched in part; True is not 1."""

@@ -82,14 +82,14 @@ async def test_a_failure_is_readable(jobs):
 }
 
 
-async def test_the_fixtures_work_in_a_project(dsn: str, tmp_path: Path) -> None:
+async def test_the_fixtures_work_in_a_project(alone: str, tmp_path: Path) -> None:
     """Each test in a transaction that is rolled back, with the application's own Jobs; a failure points at the test."""
     for name, code in PROJECT.items():
         (tmp_path / name).write_text(code)
     done = subprocess.run(  # noqa: ASYNC221
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-rf"],
         cwd=tmp_path,
-        env={**os.environ, "ASYNCJOBS_TEST_DSN": dsn, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "ASYNCJOBS_TEST_DSN": alone, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -100,7 +100,7 @@ async def test_the_fixtures_work_in_a_project(dsn: str, tmp_path: Path) -> None:
         "test_shop.py:30: AssertionError" in done.stdout or "AssertionError: no job like this" in done.stdout
     )
     assert "nothing is enqueued" in done.stdout
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(alone)
     for table in ("customers", "sent", "asyncjobs.jobs", "asyncjobs.runners"):
         assert await connection.fetchval(f"select count(*) from {table}") == 0
     await connection.close()

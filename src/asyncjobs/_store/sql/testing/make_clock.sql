@@ -1,6 +1,5 @@
 -- Let the clock of this session be set (set_clock.sql): what asyncjobs, and whoever else uses the session, asks for the time by
--- the names of functions is answered by those of a schema before pg_catalog. Named for the session, so that others make theirs.
--- One transaction is many here: `now()` is not when it began.
+-- the names of functions is answered by those of a schema before pg_catalog. It is named for the session, so that others make theirs.
 do $make_clock$
 declare
   clock text := 'asyncjobs_clock_' || pg_backend_pid();
@@ -13,9 +12,7 @@ begin
     execute format(
       'create function %I.%I() returns timestamptz language sql %s as $$ select coalesce('
       'nullif(pg_catalog.current_setting(''asyncjobs_session.now'', true), '''')::timestamptz, pg_catalog.%I()) $$',
-      clock, name,
-      case name when 'clock_timestamp' then 'volatile' else 'stable' end,
-      case name when 'clock_timestamp' then name else 'statement_timestamp' end);
+      clock, name, case name when 'clock_timestamp' then 'volatile' else 'stable' end, name);
   end loop;
   perform set_config('search_path',
                      concat_ws(', ', quote_ident(clock), 'pg_catalog', nullif(current_setting('search_path'), '')), false);
