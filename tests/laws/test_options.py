@@ -133,7 +133,9 @@ def test_one_typed_dict_says_the_words() -> None:
     assert (
         set(DefinitionOptions.__annotations__)
         == DEFINITION_WORDS
-        == JOB_WORDS | {"kind", "placement", "keep", "keep_failed", "overtime"}
+        == JOB_WORDS
+        | {"kind", "placement", "keep", "keep_failed", "overtime"}
+        | {"aliases", "renamed", "version", "upcasters"}
     )
     assert set(LaterOptions.__annotations__) == LATER_WORDS == JOB_WORDS | {"on", "jobs", "delay", "at"}
 
