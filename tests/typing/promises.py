@@ -544,7 +544,9 @@ async def helped(jobs: Jobs) -> None:
         assert_type(staged, Jobs)
         assert_type(clock, Clock)
         assert_type(await clock.advance(hours=24), datetime)
-        assert_type(await assert_enqueued(Forgotten, args={"user_id": 1}, delay=timedelta(hours=1)), list[Job])
+        assert_type(
+            await assert_enqueued(Forgotten, args={"user_id": 1}, delay=timedelta(hours=1)), list[Job]
+        )
         await refute_enqueued(Forgotten(1), on=object(), states=[JobState.FAILED, "skipped"])
         assert_type(await all_enqueued("send", tags=["a"]), list[Job])
         assert_type(await drain(queues=["mail"], with_scheduled=clock.now, raises=False), dict[str, int])
@@ -559,9 +561,7 @@ def to_cents(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 @attrs.frozen
-class Evolved(
-    Later, aliases=["old:Name"], renamed={"run": "call"}, version=2, upcasters={1: to_cents}
-):
+class Evolved(Later, aliases=["old:Name"], renamed={"run": "call"}, version=2, upcasters={1: to_cents}):
     cents: int
 
     async def call(self) -> None: ...
