@@ -1,8 +1,8 @@
 """Unique jobs of callers without a transaction: each caller has a connection for itself.
 
 Whether a key is taken is known only when the transaction that has just taken it ends. Whoever waits for that must not hold up
-others, so these jobs are not stored together with everybody's (`coalescer`), and only a few hold connections for it: of those
-with one key one does, and the others wait here. A duplicate writes nothing.
+others, so these jobs are not stored together with everybody's (`coalescer`), and only a few hold connections for it, of those
+with one key fewer still; the others wait here. A duplicate writes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from asyncjobs._store.source import Source
 from asyncjobs._store.unique import Stored, insert_unique
 from asyncjobs.errors import DatabaseUnavailable, JobsError, WhichJobs
 
-AT_ONCE = 5  #: connections: half of our own pool, and few of the application's
+AT_ONCE = 5  #: connections: half of our own pool, and few of the application's …
+WITH_ONE_KEY = 3  #: … of which some are left when somebody holds a key for long
 
 
 class Gate:
@@ -27,7 +28,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._few = asyncio.Semaphore(AT_ONCE)
-        self._by_key: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._by_key: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._is_closed = False
 
     def close(self) -> None:
@@ -39,7 +40,7 @@ class Gate:
         """Wait for one. Raises WhichJobs when it came too late."""
         async with AsyncExitStack() as stack:
             if len(jobs) == 1 and (key := jobs[0].unique_key) is not None:
-                await stack.enter_async_context(self._by_key.setdefault(key, asyncio.Lock()))
+                await stack.enter_async_context(self._by_key.setdefault(key, asyncio.Semaphore(WITH_ONE_KEY)))
             await stack.enter_async_context(self._few)
             if self._is_closed:
                 raise WhichJobs("its Jobs was closed before the job could be stored")
