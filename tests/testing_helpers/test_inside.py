@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -16,8 +17,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from asyncjobs import Every, Jobs, JobState, MisusedJobs, current_job, job, subscribe
-from asyncjobs.testing import all_enqueued, assert_enqueued, drain, inside
+from asyncjobs.testing import all_enqueued, assert_enqueued, drain, frozen_clock, inside
 from tests.connections import engine_on
+from tests.kinds import forgotten
 from tests.subscriptions import only
 from tests.testing_helpers.kinds import DID, Charge, Write, first, index_user, second
 
@@ -200,6 +202,28 @@ async def test_a_jobs_that_is_open_already_is_itself_again_afterwards(alone: str
         await second.later(3)
         assert [job.args["number"] for job in await all_enqueued(second)] == [1, 3]
     await connection.close()
+
+
+async def test_on_psycopg(dsn: str, connection: asyncpg.Connection) -> None:
+    """A job that breaks the transaction is undone to where it began; the test goes on."""
+    async with await psycopg.AsyncConnection.connect(dsn) as theirs:
+
+        async def breaks() -> None:
+            await theirs.execute("insert into notes (text) values ('broken')")
+            await theirs.execute("select 1 / 0")
+
+        with forgotten():
+            async with theirs.transaction(force_rollback=True), inside(Jobs(dsn), theirs):
+                await job(kind="th.breaks_psycopg")(breaks).later()
+                await Write("a").later("call")
+                async with frozen_clock() as clock:
+                    await Charge(1).later("call", delay=60)
+                    assert await drain(raises=False) == {"retryable": 1, "completed": 1}
+                    await clock.advance(60)
+                    assert await drain(raises=False, queues=["billing"]) == {"completed": 1}
+                found = await (await theirs.execute("select text from notes")).fetchall()
+                assert found == [("a",)]
+    assert await connection.fetchval("select count(*) from asyncjobs.jobs") == 0
 
 
 async def test_a_connection_without_a_transaction_commits(alone: str) -> None:
