@@ -450,6 +450,31 @@ async def test_a_transform_makes_the_inputs(dsn: str) -> None:
         }
 
 
+async def test_a_transform_that_makes_nothing_is_said(dsn: str) -> None:
+    """The attributes as they are were not meant: where there are defaults, the job would run on the wrong inputs."""
+
+    @subscribe("tmb_transformed", transform=lambda event: None, max_attempts=1)
+    @attrs.frozen
+    class MadeOfNothing(Later, kind=f"{HERE}:MadeOfNothing"):
+        n: int = 1
+
+        async def call(self) -> None:
+            seen.append(self.n)
+
+    @subscribe("tmb_transformed", transform=lambda event: None, max_attempts=1)
+    @job(kind=f"{HERE}:made_of_nothing")
+    async def made_of_nothing(n: int = 1) -> None:
+        seen.append(n)
+
+    async with running(dsn) as jobs:
+        done = await jobs.publish("tmb_transformed", {"n": 2})
+        assert len(done.jobs) == 2
+        for each in done.jobs:
+            with pytest.raises(JobFailed, match="transform= gave NoneType"):
+                await jobs.handle(each).result(20)
+    assert seen == []
+
+
 @pytest.mark.seed("T13")
 async def test_a_subscriber_that_is_unique_in_the_queue_is(dsn: str) -> None:
     """Its key is computed by its own code, where the event is passed on."""
@@ -793,10 +818,15 @@ async def test_inline_a_verb_is_no_error(dsn: str, verb: Exception) -> None:
         seen.append(verb)
         raise verb
 
+    def transform(event: Event) -> None:
+        seen.append(event.name)
+        raise verb
+
+    subscribe("tmb_says", transform=transform)(book)
     async with Jobs(dsn) as jobs:
         with publishing("inline"):
             await jobs.publish("tmb_says")
-    assert seen == [verb]
+    assert sorted(map(str, seen)) == sorted([str(verb), "tmb_says"])
 
 
 @pytest.mark.seed("T13")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
@@ -56,7 +56,8 @@ class Mode:
             new = stamped([_new_job(each, event, text, codec, jobs.registry) for each in found], jobs.carried)
             return await jobs.store(new, which(jobs, on)[1])
         for each in found:
-            with about(event):
+            # What is to become of its job need not be said: there is none.
+            with about(event), suppress(Snooze, Cancel, Skip, Discard, Finish):
                 await _run(each, event, text, codec, {Event: current_event, **provide})
         return []
 
@@ -134,10 +135,7 @@ async def _run(subscription: Subscription, event: Event, text: str, codec: Codec
             answer = await answer if inspect.isawaitable(answer) else answer
             if not answer or says_verb(answer):
                 return
-        try:
-            if call.is_async:
-                await call.function()
-            else:
-                await asyncio.to_thread(call.function)
-        except (Snooze, Cancel, Skip, Discard, Finish):
-            return  # it said what is to become of its job, and there is none
+        if call.is_async:
+            await call.function()
+        else:
+            await asyncio.to_thread(call.function)

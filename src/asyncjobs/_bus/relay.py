@@ -98,14 +98,14 @@ class Relay(Definition[..., Any, int]):
         options: Any = {**self._own, "meta": {**self._meta(), "event": known}}
         target = self._target
         if isinstance(target, Service):
-            made = target.object_of(args, codec, supply) if made is None else made
+            made = target.object_of(args, codec, supply) if self._transform is None else made
             if not isinstance(made, target.cls):
                 raise InvalidInput(
                     f"transform= gave {type(made).__qualname__} for {target.cls.__qualname__}; return an object of that class"
                 )
             prepared: Prepared[Any] = made.prepare(self._method or "call", **options)
             return prepared
-        if made is None:
+        if self._transform is None:
             made = codec.decode(args, target.signature.types, what=f"{target.name}()")
         if not isinstance(made, Mapping):
             raise InvalidInput(
