@@ -47,6 +47,21 @@ async def test_enqueue_stores_what_later_would(shop: Shell, jobs: Jobs) -> None:
     assert (job.queue, job.max_attempts, job.state) == ("exports", 1, JobState.AVAILABLE)
 
 
+async def test_enqueue_says_when_one_alike_was_there(shop: Shell, jobs: Jobs) -> None:
+    """Of a unique job the handle may be that of another one, which waits in its own queue."""
+    shop.write(
+        "shop/alike.py",
+        "from shop.main import *\n@job(unique=True, queue='refresh')\nasync def refresh(n: int) -> None: ...\n",
+    )
+    done = await shop("enqueue", "shop.alike:jobs", "refresh", "n=1")
+    assert done.out.splitlines()[-1] == "job 1: shop.alike:refresh, available in queue refresh", done.err
+    done = await shop("enqueue", "shop.alike:jobs", "refresh", "n=1", "--queue", "other")
+    assert done.out.splitlines()[-1] == (
+        "job 1: shop.alike:refresh, available in queue refresh; it was there already, and no other one is stored"
+    )
+    assert (await the_job(jobs)).id == 1
+
+
 async def test_enqueue_takes_options_and_says_json_only(shop: Shell, jobs: Jobs) -> None:
     """With --json stdout is one object, whatever the application prints; options override the definition's."""
     done = await shop(

@@ -64,9 +64,10 @@ def enqueue(words: Sequence[str], wait: bool, timeout: float | None, output: Out
     given = {option: value for option, value in options.items() if value is not None}
 
     async def do() -> Job:
-        job = await _enqueue(jobs, call, given)
+        job, created = await _enqueue(jobs, call, given)
         say = output.note if wait else output.text
-        say(f"job {job.id}: {call_of(job)}, {job.state} in queue {job.queue}")
+        known = "" if created else "; it was there already, and no other one is stored"
+        say(f"job {job.id}: {call_of(job)}, {job.state} in queue {job.queue}{known}")
         return await _final(jobs, job, timeout) if wait else job
 
     job = within(jobs, do)
@@ -75,10 +76,10 @@ def enqueue(words: Sequence[str], wait: bool, timeout: float | None, output: Out
         _tell(job, output)
 
 
-async def _enqueue(jobs: Jobs, call: Wording, options: dict[str, Any]) -> Job:
+async def _enqueue(jobs: Jobs, call: Wording, options: dict[str, Any]) -> tuple[Job, bool]:
     async with supplied(jobs._provide, call.needs(now=False)) as supply:
         (handle,) = await jobs.enqueue_many([call.prepare(supply, options)])
-    return await handle.job()
+    return await handle.job(), handle.created
 
 
 async def _final(jobs: Jobs, job: Job, timeout: float | None) -> Job:
