@@ -24,6 +24,7 @@ from asyncjobs import (
     Later,
     Lock,
     UndecodableInput,
+    Unique,
     UnknownKind,
     current_job,
     job,
@@ -254,6 +255,34 @@ async def test_keys_outlast_a_renaming(dsn: str) -> None:
             keys = await connection.fetch("select lock_key from asyncjobs.live_jobs where id > 0 order by id")
         renamed = Index(1).prepare("call").new_job(Codec())
         assert [renamed.lock_key, renamed.lock_key != keys[1][0]] == [keys[0][0], True]
+
+
+async def test_replaced_inputs_are_of_the_version_of_who_replaced_them(dsn: str) -> None:
+    """A job that waits under its former name and version is that of today once newer code has replaced its inputs."""
+    alike = Unique("user", on_conflict="replace")
+
+    @job(kind="evolution:OldNotice", unique=alike)
+    async def old_notice(user: int, text: str) -> None: ...
+
+    async with Jobs(dsn) as jobs:
+        waiting = await old_notice.later(1, "old")
+        registry._kinds.clear()
+
+        @job(
+            kind="evolution:notice",
+            unique=alike,
+            aliases=["evolution:OldNotice"],
+            version=2,
+            upcasters={1: lambda inputs: {"user": inputs["user"], "lines": [inputs["text"]]}},
+        )
+        async def notice(user: int, lines: list[str]) -> list[str]:
+            return lines
+
+        assert (await notice.later(1, ["new", "lines"])).id == waiting.id
+    async with Jobs(dsn).running() as jobs:
+        assert await result(jobs, waiting.id) == ["new", "lines"]
+        found = await jobs.handle(waiting.id).job()
+        assert (found.kind, found.version) == ("evolution:notice", 2)
 
 
 def test_names_that_are_taken() -> None:
