@@ -225,6 +225,7 @@ async def functions(jobs: Jobs) -> None:
     assert_type(await send_welcome.set(delay=5).set(priority=3).later(42), Handle[str])
     assert_type(await send_welcome.set(lock=("user_id", "locale")).later(42), Handle[str])
     assert_type(await send_welcome.set(lock=Lock("user_id", slots=3)).later(42), Handle[str])
+    assert_type(await send_welcome.set(fair="user_id").later(42), Handle[str])
     assert_type(await bare.later(42), Handle[int])
     assert_type(await in_a_thread.later(42), Handle[bytes])
     assert_type(await in_a_thread_with_options.later(42), Handle[bytes])
@@ -258,6 +259,8 @@ async def functions_misused() -> None:
     send_welcome.set(quue="mail")  # type: ignore[call-arg]  # pyright: ignore
     send_welcome.set(priority="high")  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(lock=5)  # type: ignore[arg-type]  # pyright: ignore
+    send_welcome.set(fair=5)  # type: ignore[arg-type]  # pyright: ignore
+    send_welcome.set(fair=True)  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(kind="other")  # type: ignore[call-arg]  # pyright: ignore
     send_welcome.latr  # type: ignore[attr-defined]  # pyright: ignore
     number: int = await (await send_welcome.later(42)).result()  # type: ignore[assignment]  # pyright: ignore
