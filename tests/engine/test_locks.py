@@ -11,7 +11,10 @@ import attrs
 import pytest
 
 from asyncjobs import InvalidDefinition, InvalidOption, Jobs, JobState, Later, Lock, current_job, job
+from asyncjobs._engine import grip
 from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._store.locks import Acquired, acquire_locks
+from asyncjobs._store.session import Session
 from tests.running import running
 from tests.waiting import eventually_async
 
@@ -360,6 +363,42 @@ async def test_a_hot_key_is_handed_over_with_no_poll(dsn: str) -> None:
             await handle.result(timeout=30)
     assert most["7 en"] == 1
     assert order == [str(number) for number in range(100)]
+
+
+async def test_who_looks_at_a_job_does_not_cost_it_its_turn(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is held for a moment, as by whoever begins to await its result: it does not go behind those that wait."""
+    held: list[int] = []
+
+    async def while_somebody_looks(session: Session, incarnation: int, jobs: Any, limited: Any) -> Acquired:
+        jobs = list(jobs)
+        if held or not gate("first").is_set():
+            return await acquire_locks(session, incarnation, jobs, limited)
+        held.extend(job.id for job in jobs)
+        async with looking.transaction():
+            await looking.execute("select from asyncjobs.live_jobs where id = any ($1) for update", held)
+            return await acquire_locks(session, incarnation, jobs, limited)
+
+    looking, counting = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    monkeypatch.setattr(grip, "acquire_locks", while_somebody_looks)
+    async with running(dsn, slots=10):
+        handles = [
+            await Bill("it", name, gated=name == "first").later("call") for name in ("first", "2", "3")
+        ]
+        await eventually_async(lambda: _waits(counting, 2))
+        gate("first").set()
+        for handle in handles:
+            await handle.result(timeout=20)
+    assert order == ["first", "2", "3"]
+    assert len(held) == 1
+    await looking.close()
+    await counting.close()
+
+
+async def _waits(connection: asyncpg.Connection[Any], count: int) -> bool:
+    query = "select count(*) from asyncjobs.live_jobs where state = 3 and id > 0"
+    return bool(await connection.fetchval(query) == count)
 
 
 # What is refused

@@ -7,6 +7,7 @@ over.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from asyncjobs._store.claims import Claim, adopt_jobs
 from asyncjobs._store.limits import admit_jobs
 from asyncjobs._store.locks import acquire_locks
 from asyncjobs._store.session import Session
+
+ROW_IS_TAKEN = (0.001, 0.004, 0.016)
+"""Seconds to wait for who holds the row of a job at this moment, as whoever begins to await its result does. A job that went
+back for that would lose its turn at the lock."""
 
 
 class Grip:
@@ -58,6 +63,12 @@ class Grip:
         back: set[int] = set()
         if keyed:
             acquired = await acquire_locks(session, incarnation, keyed, limited)
+            for pause in ROW_IS_TAKEN:
+                undecided = [job for job in keyed if job.id not in acquired.held | acquired.blocked]
+                if not undecided:
+                    break
+                await asyncio.sleep(pause)
+                acquired |= await acquire_locks(session, incarnation, undecided, limited)
             self.doubts.add(
                 {job.lock_key for job in keyed if job.lock_key is not None and job.id in acquired.doubtful}
             )

@@ -17,6 +17,9 @@ class Acquired(NamedTuple):
     blocked: frozenset[int]  #: they wait, and are nobody's now
     doubtful: frozenset[int]  #: those of them whose lock may have become free at this very moment
 
+    def __or__(self, more: Acquired) -> Acquired:
+        return Acquired(self.held | more.held, self.blocked | more.blocked, self.doubtful | more.doubtful)
+
 
 async def acquire_locks(
     session: Session, incarnation: int, jobs: Iterable[ClaimedJob], limited: Iterable[ClaimedJob] = ()
