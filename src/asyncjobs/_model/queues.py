@@ -61,7 +61,9 @@ class QueueRegistry:
             )
         for alias in queue.aliases:
             if alias in self._queues or alias == queue.name:
-                raise InvalidOption(f"queue {alias!r} is registered itself; it is no former name of {queue.name!r}")
+                raise InvalidOption(
+                    f"queue {alias!r} is registered itself; it is no former name of {queue.name!r}"
+                )
             if self.todays.get(alias, queue.name) != queue.name:
                 raise InvalidOption(
                     f"queues {self.todays[alias]!r} and {queue.name!r} were both called {alias!r} before; take it out of one"
