@@ -384,12 +384,16 @@ async def test_an_urgent_job_passes_those_that_wait_in_the_buffer(dsn: str) -> N
             await hold.set(queue="q").later(f"{each} blocks")
             await held(f"{each} blocks")
             low = [await hold.set(queue="q", priority=50).later(f"{each} low {nth}") for nth in range(3)]
+            with suppress(AssertionError):
+                await eventually_async(lambda job_id=low[-1].id: is_fetched(job_id), within=1)
             urgent = await hold.set(queue="q", priority=-10).later(f"{each} urgent")
             with suppress(AssertionError):
                 await eventually_async(lambda job_id=urgent.id: is_fetched(job_id), within=1)
             release(f"{each} blocks")
             await asyncio.to_thread(eventually, lambda: len(began) == 2)
-            passed = began[1] == f"{each} urgent" and await is_fetched(low[0].id)
+            waited = [await is_fetched(handle.id) for handle in (*low, urgent)]
+            still = not {handle.id for handle in (*low, urgent)} & (await went_back()).keys()
+            passed = all(waited) and still and began[1] == f"{each} urgent"
             if passed:
                 with suppress(AssertionError):
                     await eventually_async(went_back, within=2)
