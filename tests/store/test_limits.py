@@ -9,11 +9,12 @@ import pytest
 from asyncjobs._model.limits import Rate
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, LiveState
-from asyncjobs._store.claims import claim_jobs, finish_jobs, return_jobs
+from asyncjobs._store.chores import rescue_jobs
+from asyncjobs._store.claims import Caution, claim_jobs, claim_suspect, finish_jobs, return_jobs, seek_suspect
 from asyncjobs._store.limits import admit_jobs, find_limits, limit_queue
 from asyncjobs._store.locks import acquire_locks
 from asyncjobs._store.unique import insert_unique
-from tests.store.jobs import RUNNER, claim, new_job, requests, session_of, store
+from tests.store.jobs import RUNNER, SOMEBODY_ELSE, claim, enter, new_job, requests, session_of, store
 from tests.store.test_unique_keys import enqueue, unique_job
 
 
@@ -81,3 +82,23 @@ async def test_who_is_kept_from_starting_holds_nobody_up(dsn: str) -> None:
             await session.connection.execute("set lock_timeout = '2 s'")
             assert await admit_jobs(session, RUNNER, jobs) == {second.id}
         assert await admit_jobs(session, RUNNER, jobs[:1]) == {first.id}
+
+
+async def test_no_runner_becomes_empty_for_a_suspect_whose_queue_is_full(dsn: str) -> None:
+    """It could not run: nobody seeks it, and nobody claims it, until there is room."""
+    async with session_of(dsn) as session:
+        await enter(session)
+        await limit_queue(session, "q", 1, None)
+        await store(session, new_job(), new_job())
+        (first,) = await claim(session, room=1)
+        await rescue_jobs(session, RUNNER, blame=True, max_crashes=3, error="{}")
+        (second,) = await claim(session, SOMEBODY_ELSE)
+        assert await admit_jobs(session, SOMEBODY_ELSE, [second]) == {second.id}
+        sought = (["q"], ["k"], Caution())
+        assert not await seek_suspect(session, *sought)
+        assert await claim_suspect(session, RUNNER, *sought) is None
+        await finish_jobs(session, SOMEBODY_ELSE, [Finished(second, FinalState.COMPLETED, 0.1)])
+        assert await seek_suspect(session, *sought)
+        suspect = await claim_suspect(session, RUNNER, *sought)
+        assert suspect is not None
+        assert suspect.job.id == first.id

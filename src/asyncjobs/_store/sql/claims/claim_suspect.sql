@@ -14,7 +14,7 @@ with mine as materialized (
    where state = 4
      and kind = any ($2::text[]) and ('' = any ($1::text[]) or queue = any ($1::text[]))
      and priority between $6::smallint and $7::smallint
-     and queue not in (select name from asyncjobs.queues where paused_at is not null)
+     and queue <> all ((select asyncjobs.closed_queues(0))::text[])
      and (select case when exists (select from mine) then not asyncjobs.suspect_runs($3::float8, $4::integer) end)
    order by crashes, priority, scheduled_at, id limit 1
      for update skip locked

@@ -6,5 +6,5 @@ select exists (
           where state = 4
             and kind = any ($2::text[]) and ('' = any ($1::text[]) or queue = any ($1::text[]))
             and priority between $5::smallint and $6::smallint
-            and queue not in (select name from asyncjobs.queues where paused_at is not null))
+            and queue <> all ((select asyncjobs.closed_queues(0))::text[]))
        and not asyncjobs.suspect_runs($3::float8, $4::integer)
