@@ -17,6 +17,7 @@ import attrs
 import pytest
 
 from asyncjobs import Handle, Job, Jobs, JobState, Later
+from asyncjobs._engine import claimer
 from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._store.claims import claim_jobs
 from tests.waiting import eventually_async
@@ -633,3 +634,28 @@ async def test_the_process_does_not_wait_for_a_thread_and_its_job_is_rescued(
         await eventually_async(is_back)
         back = await handle.job()
         assert (back.attempt, back.crashes) == (0, 0)
+
+
+@attrs.frozen
+class Swift(Later, kind="test_shutdown:Swift"):
+    async def call(self) -> None: ...
+
+
+async def test_what_a_claim_under_way_brings_is_given_back(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is waited for: held by a runner that is gone, a job would be nobody's until somebody rescues it."""
+    claimed = asyncio.Event()
+
+    async def late(*args: Any, **given: Any) -> Any:
+        jobs = await claim_jobs(*args, **given)
+        if jobs:
+            claimed.set()
+            await asyncio.sleep(0.1)
+        return jobs
+
+    monkeypatch.setattr(claimer, "claim_jobs", late)
+    async with Jobs(dsn).running():
+        handle = await Swift().later("call")
+        await claimed.wait()
+    async with Jobs(dsn) as jobs:
+        found = await jobs.handle(handle.id).job()
+    assert (found.state, found.attempt, found.crashes, found.runner) == (S.AVAILABLE, 0, 0, None)

@@ -323,7 +323,7 @@ class Runner:
     async def stop(self, hurry: anyio.Event | None = None) -> None:
         """Stop within `shutdown` seconds; *hurry* set, the running jobs are cancelled at once."""
         self.quiet()
-        await self._stopping.stop(hurry)
+        await self._stopping.stop(hurry, lambda: self._claimer.sent > self._claimer.answered)
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 import anyio
 
@@ -37,13 +38,17 @@ class Stopping:
         self._identity = identity
         self._eighth = shutdown / 8  #: seconds
 
-    async def stop(self, hurry: anyio.Event | None) -> None:
+    async def stop(self, hurry: anyio.Event | None, claim_is_under_way: Callable[[], bool]) -> None:
         """Five eighths of the time jobs may go on, two eighths they have to clean up when cancelled, the rest is for writing.
 
-        *hurry* set, they are cancelled at once.
+        *hurry* set, they are cancelled at once. What a claim brings that is under way is given back as well: its answer left
+        unheard, it would be nobody's until somebody rescues it.
         """
         started = time.monotonic()
-        await self._wait(5 * self._eighth, hurry)
+        with anyio.move_on_after(self._eighth / 2):
+            while claim_is_under_way():  # noqa: ASYNC110 -- rare, and short
+                await asyncio.sleep(0.002)
+        await self._wait(started + 5 * self._eighth - time.monotonic(), hurry)
         for attempt in self._attempts:
             attempt.stop("shutdown")
         await self._wait(2 * self._eighth, None, but_threads=True)
