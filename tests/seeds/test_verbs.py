@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -73,6 +74,20 @@ async def says_a_class(returned: bool) -> None:
     if returned:
         return Discard  # type: ignore[return-value]
     raise Discard
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+async def test_a_deliberate_retry_is_a_line_in_the_log(
+    running: Jobs, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """No error and no stack: nothing went wrong that the job did not expect."""
+    seen.clear()
+    with caplog.at_level(logging.INFO, "asyncjobs"):
+        handle = await says.later("retry, said why", how)
+        assert await handle.result(timeout=10) == 8
+    (record,) = [record for record in caplog.records if getattr(record, "job_id", None) == handle.id]
+    assert (record.levelno, record.exc_info) == (logging.INFO, None)
+    assert record.getMessage().endswith("asked for another attempt after 1 of 3: Retry: the bank sleeps")
 
 
 async def test_the_class_of_a_verb_means_the_verb(running: Jobs) -> None:

@@ -320,8 +320,22 @@ class Attempt:
         outcome = outcome_of(verb, self.job, self.elapsed, self.options, most=self.around.traceback_limit)
         if isinstance(verb, Retry | Fail):
             is_final = isinstance(outcome, Finished)
-            self._log_failure(meant(verb), is_last=is_final)
+            if meant(verb) is verb and not is_final:
+                self._log_retry(verb)
+            else:
+                self._log_failure(meant(verb), is_last=is_final)
         return outcome
+
+    def _log_retry(self, verb: Verb) -> None:
+        """Nothing went wrong that the job did not expect: its word is enough, without the stack it was said from."""
+        job, self.error = self.job, verb
+        log = logger.debug if self.is_quiet else logger.info
+        what = job.id, job.kind, job.attempt, job.max_attempts, words_of(verb)
+        log(
+            "job %s (%s) asked for another attempt after %s of %s: %s",
+            *what,
+            extra={"job_id": job.id, "kind": job.kind, "attempt": job.attempt},
+        )
 
     def _failed(self, error: BaseException, *, loud: bool = True) -> Outcome:
         """The attempt failed. One whose stored inputs do not fit is not tried again: they would not fit then either."""
