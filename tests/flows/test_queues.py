@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -385,10 +386,10 @@ async def test_an_urgent_job_passes_those_that_wait_in_the_buffer(dsn: str) -> N
             await held(f"{each} blocks")
             low = [await hold.set(queue="q", priority=50).later(f"{each} low {nth}") for nth in range(3)]
             with suppress(AssertionError):
-                await eventually_async(lambda job_id=low[-1].id: is_fetched(job_id), within=1)
+                await eventually_async(partial(is_fetched, low[-1].id), within=1)
             urgent = await hold.set(queue="q", priority=-10).later(f"{each} urgent")
             with suppress(AssertionError):
-                await eventually_async(lambda job_id=urgent.id: is_fetched(job_id), within=1)
+                await eventually_async(partial(is_fetched, urgent.id), within=1)
             release(f"{each} blocks")
             await asyncio.to_thread(eventually, lambda: len(began) == 2)
             waited = [await is_fetched(handle.id) for handle in (*low, urgent)]
