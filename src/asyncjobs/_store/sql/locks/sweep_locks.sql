@@ -15,7 +15,7 @@ with alone as materialized (
   select id
     from asyncjobs.live_jobs
    where id = any (array(select job from asyncjobs.locks
-                          where since < clock_timestamp() - case when (select queues from closed) = '{}' then $1::float8
+                          where since < clock_timestamp() - case when (select pg_catalog.cardinality(queues) from closed) = 0 then $1::float8
                                                                  else $2::float8 end * interval '1 s'))
      and runner is null and (select mine from alone)
      and (queue = any ((select queues from closed)::text[])
