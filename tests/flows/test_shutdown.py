@@ -19,7 +19,9 @@ import pytest
 from asyncjobs import Handle, Job, Jobs, JobState, Later
 from asyncjobs._engine import claimer
 from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._store.chores import promote_jobs
 from asyncjobs._store.claims import claim_jobs
+from tests.engine.running import runner_of
 from tests.waiting import eventually_async
 
 S = JobState
@@ -659,3 +661,37 @@ async def test_what_a_claim_under_way_brings_is_given_back(dsn: str, monkeypatch
     async with Jobs(dsn) as jobs:
         found = await jobs.handle(handle.id).job()
     assert (found.state, found.attempt, found.crashes, found.runner) == (S.AVAILABLE, 0, 0, None)
+
+
+async def test_nothing_is_claimed_in_a_turn_that_began_before_it_stopped(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claimer was told in the middle of it: it had seen that a job is due."""
+    promoted = asyncio.Event()
+    sent_late: list[Any] = []
+
+    async def late(*args: Any, **given: Any) -> Any:
+        lanes = await promote_jobs(*args, **given)
+        if lanes:
+            promoted.set()
+            await eventually_async(told)
+        return lanes
+
+    async def told() -> bool:
+        return runner._claimer._quiet
+
+    async def watched(*args: Any, **given: Any) -> Any:
+        if runner._claimer._quiet:
+            sent_late.append(args)
+        return await claim_jobs(*args, **given)
+
+    async with Jobs(dsn).running() as jobs:
+        runner = runner_of(jobs)
+        monkeypatch.setattr(claimer, "promote_jobs", late)
+        monkeypatch.setattr(claimer, "claim_jobs", watched)
+        handle = await Swift().later("call", delay=0.2)
+        await promoted.wait()
+    assert sent_late == []
+    async with Jobs(dsn) as jobs:
+        found = await jobs.handle(handle.id).job()
+    assert (found.state, found.attempt, found.runner) == (S.AVAILABLE, 0, None)

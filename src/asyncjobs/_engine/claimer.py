@@ -268,7 +268,7 @@ class Claimer:
 
     def _rooms(self) -> dict[Pool, int]:
         """How many jobs each pool can take now; a claim for a few more than wait already is not worth its round trip."""
-        if self._is_gathering():
+        if self._quiet or self._is_gathering():  # it may have been told in the middle of a turn
             return {}
         rooms = {}
         for pool in self._pools:
