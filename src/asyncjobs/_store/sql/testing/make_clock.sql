@@ -2,7 +2,7 @@
 -- the names of functions is answered by those of a schema before pg_catalog. It is named for the session, so that others make theirs.
 do $make_clock$
 declare
-  clock text := 'asyncjobs_clock_' || pg_backend_pid();
+  clock text := 'asyncjobs_clock_' || pg_backend_pid()::text;
   name text;
 begin
   perform set_config('asyncjobs_session.search_path', current_setting('search_path'), false),
@@ -15,6 +15,6 @@ begin
       clock, name, case name when 'clock_timestamp' then 'volatile' else 'stable' end, name);
   end loop;
   perform set_config('search_path',
-                     concat_ws(', ', quote_ident(clock), 'pg_catalog', nullif(current_setting('search_path'), '')), false);
+                     pg_catalog.concat_ws(', ', quote_ident(clock), 'pg_catalog', nullif(current_setting('search_path'), '')), false);
 end
 $make_clock$
