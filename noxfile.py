@@ -93,7 +93,7 @@ def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
 
     In CI, what failed beside the others is run once more, alone, and both runs are shown: the machines there are shared.
     """
-    in_ci, notes = bool(os.environ.get("CI")), Path(session.create_tmp()) / "pytest"
+    in_ci, notes = bool(os.environ.get("CI")), Path(session.virtualenv.location) / "pytest"
     failed = notes / "v" / "cache" / "lastfailed"
     failed.unlink(missing_ok=True)
     # One order of sets in both, which must find the same tests. A process that a timeout ended is not replaced: the others

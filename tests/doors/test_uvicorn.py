@@ -285,7 +285,11 @@ async def test_every_process_of_a_server_runs_jobs(dsn: str, serve: Any) -> None
     await server.says(r"(?s)startup complete.*startup complete")
     async with Jobs(dsn) as jobs, await server.client() as client:
         assert (await client.get("/ping")).text == "'pong'"
-        assert await runners(dsn) == 2
+
+        async def both_run_jobs() -> bool:
+            return await runners(dsn) == 2
+
+        await eventually_async(both_run_jobs)
         pids: set[int] = set()
 
         async def both_ran_some() -> bool:
