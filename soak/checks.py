@@ -15,7 +15,8 @@ C7  No process runs more jobs of a queue at once than it has slots; in a lane no
     one before it (by priority, due time, id) has long been ready.
 C8  Nothing runs before it is due, by the server's clock.
 C9  The jobs of a process that died are free again within the bound that follows from the protocol's times.
-C10 Only a job's own failures cost attempts: each that counts was raised by the job, and the number is right in the end.
+C10 Only a job's own failures cost attempts: each that counts was raised by the job, and the number is right in the end; one
+    that is put off and does not count found no database.
 C11 A cancel is honoured: answered `cancelled`, the job never starts again and ends so; `requested`, it is never given to
     anybody again; `too late`, it was final.
 C12 Nothing is left: no runner on the list, no lock, no session; processes end when they are told, with 0 and in time, use no
@@ -148,9 +149,8 @@ def _illegal(before: Change | None, now: Change) -> str | None:
     if now.state in (0, SUSPECTED) and (now.state == SUSPECTED) != (now.crashes > 0):
         return "a suspect waits among the others, or another among the suspects"
     if before.runner is not None:  # let go
-        burnt = now.attempt == before.attempt
-        right = (now.state == 2 and burnt) or (
-            now.state in (0, 1, SUSPECTED) and now.attempt == before.attempt - 1
+        right = (now.state == 2 and now.attempt == before.attempt) or (
+            now.state in (0, 1, 2, SUSPECTED) and now.attempt == before.attempt - 1
         )
         return None if right else "it was let go in a way that does not exist"
     due = before.state in (1, 2) and now.state in (0, SUSPECTED)
@@ -305,13 +305,23 @@ def attempts(run: Reading) -> Iterator[str]:
         counted = 0
         for change in changes:
             retried = change.was_runner is not None and change.runner is None and change.state == 2
-            if retried or change.state == 13:
+            if retried and change.attempt != change.was_attempt:
+                yield from _excused(run, change)
+            elif retried or change.state == 13:
                 counted += 1
                 yield from _unfounded(run, change)
         final = changes[-1]
         should = counted + (final.state == 10)
         if final.state in (10, 13) and final.attempt != should:
             yield f"job {job} ends at attempt {final.attempt}; {counted} failures make it {should}"
+
+
+def _excused(run: Reading, change: Change) -> Iterator[str]:
+    """Only an attempt that found no database is to be made again later, and does not count."""
+    under = [each for each in run.attempts_of.get(change.job, ()) if each.token == change.token]
+    if not any((each.outcome, each.said) == ("broke", "DatabaseUnavailable") for each in under):
+        how = ", ".join(f"{each.outcome} {each.said}".strip() for each in under) or "nothing"
+        yield f"job {change.job} was not charged as token {change.token}, of which the job says: {how}"
 
 
 def _unfounded(run: Reading, change: Change) -> Iterator[str]:

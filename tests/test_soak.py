@@ -94,9 +94,11 @@ class Story:
         detail = {"kind": last.kind, "queue": last.queue, "runner": str(pid * 100)}
         self.note(at, pid, "start", key=f"j{job}", job=job, token=last.token, **detail)
 
-    def end(self, at: float, job: int, outcome: str = "ok", pid: int = ONE, token: int = 0) -> None:
+    def end(
+        self, at: float, job: int, outcome: str = "ok", pid: int = ONE, token: int = 0, *, said: str = ""
+    ) -> None:
         self.note(
-            at, pid, "end", outcome, key=f"j{job}", job=job, token=token or self.last(job).token, said=""
+            at, pid, "end", outcome, key=f"j{job}", job=job, token=token or self.last(job).token, said=said
         )
 
     def finish(self, at: float, job: int, state: int = 10, **now: Any) -> None:
@@ -482,6 +484,23 @@ def charged_for_somebody_elses_failure() -> Record:
 
 
 @violates("C10")
+def forgiven_what_it_raised() -> Record:
+    return put_off_for_nothing("raised", "")
+
+
+def put_off_for_nothing(outcome: str, said: str) -> Record:
+    """An attempt is to be made again later, and does not count."""
+    story = in_quiet(kind="nap")
+    story.claim(EVER_AFTER + 1, 20)
+    story.start(EVER_AFTER + 1.1, 20)
+    story.end(EVER_AFTER + 1.2, 20, outcome, said=said)
+    story.change(EVER_AFTER + 2, 20, state=2, runner=None, attempt=0)
+    story.change(EVER_AFTER + 3, 20, state=0)
+    story.run(EVER_AFTER + 4, 20, TWO)
+    return story.record()
+
+
+@violates("C10")
 def counted_wrongly() -> Record:
     story = in_quiet()
     story.run(EVER_AFTER + 1, 20)
@@ -660,6 +679,13 @@ def test_a_suspect_has_its_turn_before_others_that_wait() -> None:
     story.run(EVER_AFTER + 20, 20, TWO)
     story.run(EVER_AFTER + 30, 21, TWO)
     assert found(story.record()) == {}
+
+
+def test_an_attempt_that_found_no_database_does_not_count() -> None:
+    """It is no failure, and no other job's may be taken for one."""
+    said = check(put_off_for_nothing("broke", "DatabaseUnavailable"))
+    assert not said["C4"]
+    assert not said["C10"]
 
 
 def test_each_check_has_a_violation() -> None:
