@@ -965,6 +965,7 @@ async def test_what_passes_an_event_on_may_be_for_a_job_of_any_name(dsn: str) ->
         found = await jobs.get_job(relay)
         assert found is not None
         assert found.kind.startswith(kind)
+        assert len(found.kind) <= 120
 
 
 async def test_a_job_nobody_published_has_no_event(dsn: str) -> None:

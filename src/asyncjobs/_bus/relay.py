@@ -55,7 +55,7 @@ class Relay(Definition[..., Any, int]):
         )
         super().__init__(
             relay,
-            {"kind": f"{target.history.first_name(target.kind)} < {name}"}
+            {"kind": _kind(target.history.first_name(target.kind), name)}
             | {  # type: ignore[arg-type]
                 word: options[word]
                 for word in ("queue", "app", "priority", "max_attempts", "backoff")

@@ -67,9 +67,7 @@ class Settings:
     name: str | None = None  #: in the list of runners; None: host:pid
     standalone: bool = False  #: this process serves no requests: there is nothing to give way to
     schedules: Declared = attrs.field(factory=Declared)
-    beside: Sequence[
-        Callable[[], Coroutine[Any, Any, None]]
-    ] = ()  #: what else goes on as long as jobs run here
+    beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()  #: goes on, too, as long as jobs run here
 
 
 class Runner:
@@ -85,7 +83,6 @@ class Runner:
         self._identity = Identity()
         #: the token of each claim, until the completer has written what came of it
         self._held: dict[int, int] = {}
-        self._deaf = True
         schema = jobs.schema
         gives_way = settings.guard is not None and not settings.standalone
         self._turnstile = Turnstile() if gives_way else None
@@ -264,7 +261,6 @@ class Runner:
         self._identity.assume(incarnation, losses)
 
     def deaf(self, *, is_deaf: bool) -> None:
-        self._deaf = is_deaf
         self._jobs.hears_results(hears=not is_deaf)
 
     # What the enqueuer of this process asks (LocalRunner).

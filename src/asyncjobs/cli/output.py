@@ -46,11 +46,6 @@ class Output:
             self._machine = os.fdopen(os.dup(1), "w", encoding="utf-8")
             os.dup2(2, 1)
 
-    @property
-    def for_machines(self) -> bool:
-        """Only `data` is shown."""
-        return self._machine is not None
-
     def data(self, value: Any) -> None:
         """The one value machines read. People do not see it."""
         if self._machine is not None:
