@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -458,7 +459,25 @@ async def test_who_holds_the_interpreter_is_named_as_soon_as_it_lets_go(dsn: str
 
         (report,) = await eventually_async(some)
     assert report.seconds > 0.2
-    assert "backtrack" in report.stack
+    assert "backtrack" in report.who + report.stack  # as seen, or as known where it had ended
+
+
+@pytest.mark.failure_mode("F12")
+async def test_who_held_the_interpreter_is_named_though_it_ended_before_anybody_could_look(dsn: str) -> None:
+    """Not what the loop is at a moment later."""
+    length = length_for(0.4)
+    async with running(dsn, guard=QUICK) as jobs:
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(20)  # no other thread runs before the loop's waits for something: the server
+        try:
+            handle = await backtrack.later(length)
+            await handle.result(timeout=20)
+        finally:
+            sys.setswitchinterval(usual)
+        report = await reported(jobs)
+    assert (report.job_id, report.kind) == (handle.id, "test_guard:backtrack")
+    assert str(handle.id) in report.who
+    assert report.seconds > 0.2
 
 
 async def test_without_a_guard_nobody_looks(dsn: str) -> None:

@@ -23,10 +23,13 @@ class Blocked:
 
     at: datetime
     seconds: float  #: until now, for what has not ended
-    job_id: int | None  #: None: it was no job, but the application itself
+    #: None: it was no job, but the application itself; or one of those that *who* names
+    job_id: int | None
     kind: str | None
     who: str  #: in words
-    stack: str  #: of the loop's thread, while it was held; the innermost call is the last
+    #: of the loop's thread, while it was held; the innermost call is the last. A job that held the interpreter may have ended
+    #: before it could be looked at.
+    stack: str
 
     def __str__(self) -> str:
         return f"{self.who} blocked the event loop for {self.seconds:.1f} s"

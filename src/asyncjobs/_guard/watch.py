@@ -22,6 +22,7 @@ from asyncjobs._model.job import ClaimedJob
 logger = logging.getLogger("asyncjobs")
 
 KEPT = 20  #: reports
+LATELY = 8  #: long jobs that ended, remembered until the next look
 ASLEEP = 0.02  #: of the processor: who had less of it than that was stopped, and held nothing
 
 
@@ -51,6 +52,9 @@ class Watch:
         self._throttle = Throttle(guard.lag) if ward.open is not None else None
         self._over = threading.Event()
         self._paused = False
+        self._lately: deque[tuple[float, ClaimedJob]] = deque(maxlen=LATELY)
+        self._telling = threading.Lock()  #: held for an instant: neither thread waits for the other's work
+        self._told = 0.0  #: when the timer was due whose lateness was told of last
         #: what holds the loop: since when, what was seen, and which report it is; replaced as a whole, read from both threads
         self._seen: tuple[float, Sight, datetime] | None = None
 
@@ -72,16 +76,24 @@ class Watch:
 
     # On the loop.
 
+    def ended(self, job: ClaimedJob, elapsed: float) -> None:
+        """*job* took so many seconds: it may be the one that nobody could look at, because it held the interpreter."""
+        if elapsed >= self._guard.blocked / 2:
+            self._lately.append((time.monotonic(), job))
+
     def _is_watchful(self) -> bool:
         return self._throttle is not None and (self._ward.is_busy() or self._throttle.share < 1)
 
-    def _late(self, late: float) -> None:
+    def _late(self, late: float, due: float) -> None:
+        passed, worked = self._since_last()
         if self._seen is not None:
             self._has_ended(late)
+        elif late >= self._guard.blocked and worked >= late / 4 and self._is_first_to_tell(due):
+            self._has_been_missed(late, due)
         throttle = self._throttle
         if throttle is None or self._ward.open is None:
             return
-        sample = Sample(late, *self._since_last(), self._ward.is_starved())
+        sample = Sample(late, passed, worked, self._ward.is_starved())
         if throttle.tell(sample):
             self._ward.open(throttle.share)
             if self._paused != (throttle.share == 0):
@@ -106,32 +118,70 @@ class Watch:
         self._keep(at, late, sight)
         logger.info("%s held the event loop for %.1f s; it is free again", sight.who, late)
 
+    def _has_been_missed(self, late: float, due: float) -> None:
+        """The loop was held, and the other thread did not come to look: the interpreter was held, too."""
+        sight = self._whose_it_was(
+            due, Sight("the application itself, or a job", None, "(it let go before anybody could look)\n")
+        )
+        self._keep(datetime.now(UTC) - timedelta(seconds=late), late, sight)
+        logger.warning(
+            "%s held the interpreter, and with it the event loop, for %.1f s; it is free again",
+            sight.who,
+            late,
+            extra=_job_of(sight),
+        )
+
+    # In either.
+
+    def _is_first_to_tell(self, due: float) -> bool:
+        with self._telling:
+            if due <= self._told:
+                return False
+            self._told = due
+            return True
+
     # In the thread.
 
     def _watch(self, meter: Meter, loop: asyncio.AbstractEventLoop, ident: int) -> None:
         pause = self._guard.blocked / 4
-        seen, used, woke = 0.0, time.process_time(), time.monotonic()
+        used, woke = time.process_time(), time.monotonic()
         while not self._over.wait(pause):
             now, due, before = time.monotonic(), meter.due, used
             used = time.process_time()
             overslept, woke = now - woke - pause, now
             late = now - due
-            if late < self._guard.blocked or due == seen:
+            if late < self._guard.blocked or not self._is_first_to_tell(due):
                 continue
-            seen = due
+            blind = overslept > late / 2
             # Late ourselves, because somebody held the interpreter; or nothing ran, because the process was stopped.
-            if overslept > late / 2 and used - before < ASLEEP * overslept:
+            if blind and used - before < ASLEEP * overslept:
                 logger.info("the process stood still for %.1f s", overslept)
                 continue
             try:
-                self._report(late, loop, ident)
+                sight = look(loop, ident, self._ward.job_of, self._ward.in_threads)
+                if blind:
+                    sight = self._whose_it_was(due, sight)
+                self._report(late, sight)
             except Exception:
                 logger.exception(
                     "what blocks the event loop was not found out, which is a fault of asyncjobs"
                 )
 
-    def _report(self, late: float, loop: asyncio.AbstractEventLoop, ident: int) -> None:
-        sight = look(loop, ident, self._ward.job_of, self._ward.in_threads)
+    def _whose_it_was(self, due: float, sight: Sight) -> Sight:
+        """Who held the interpreter let go before we could look, and the loop may be at something else in the same round: then it
+        was a job that ended in this round.
+        """
+        ended = {job.id: job for at, job in self._lately.copy() if at >= due}
+        if not ended.keys() - {sight.job and sight.job.id}:
+            return sight
+        suspects = list((ended if sight.job is None else ended | {sight.job.id: sight.job}).values())
+        who = " or ".join(f"job {job.id} ({job.kind})" for job in suspects)
+        stack = (
+            f"(a job that ended before anybody could look; a moment later the loop was here)\n{sight.stack}"
+        )
+        return Sight(who, suspects[0] if len(suspects) == 1 else None, stack)
+
+    def _report(self, late: float, sight: Sight) -> None:
         at = datetime.now(UTC) - timedelta(seconds=late)
         self._seen = (late, sight, at)
         self._keep(at, late, sight)
@@ -140,7 +190,7 @@ class Watch:
             sight.who,
             late,
             sight.stack,
-            extra={} if sight.job is None else {"job_id": sight.job.id, "kind": sight.job.kind},
+            extra=_job_of(sight),
         )
 
     def _keep(self, at: datetime, late: float, sight: Sight) -> None:
@@ -150,3 +200,8 @@ class Watch:
             self._reports[-1] = report
         else:
             self._reports.append(report)
+
+
+def _job_of(sight: Sight) -> dict[str, Any]:
+    """For a record of the log."""
+    return {} if sight.job is None else {"job_id": sight.job.id, "kind": sight.job.kind}

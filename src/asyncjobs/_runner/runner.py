@@ -160,6 +160,8 @@ class Runner:
     def _ended(self, attempt: Attempt, outcome: Outcome | None) -> None:
         job = attempt.job
         self._pace.observe(job.kind, attempt.elapsed, len(job.args))
+        if self._watch is not None:
+            self._watch.ended(job, attempt.elapsed)
         self._claimer.ended(job.id)
         if outcome is not None:
             self._completer.add(outcome)
