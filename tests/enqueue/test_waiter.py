@@ -10,6 +10,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from asyncjobs import DatabaseUnavailable, Handle, JobNotFound, Jobs, SchemaMissing, WhichJobs, job
 from asyncjobs._enqueue import waiter
@@ -145,6 +147,48 @@ async def _marked(dsn: str, job_id: int) -> bool:
 
 async def _heard(heard: list[int], job_id: int) -> bool:
     return job_id in heard
+
+
+@pytest.mark.parametrize("listen", [True, False])
+async def test_however_many_results_are_awaited_they_take_one_connection_of_the_application(
+    dsn: str, listen: bool
+) -> None:
+    """Whether they are told of or polled for; requests have the others."""
+    engine = create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://", 1), pool_size=5)
+    most = 0
+
+    def counted(*_: object) -> None:
+        nonlocal most
+        most = max(most, engine.sync_engine.pool.checkedout())  # type: ignore[attr-defined]
+
+    async with elsewhere(dsn) as others, Jobs(engine=engine, listen=listen) as jobs:
+        numbers = [await through.set(jobs=others).later("a") for _ in range(50)]
+        event.listen(engine.sync_engine, "checkout", counted)
+        results = [asyncio.create_task(jobs.handle(each.id).result(timeout=30)) for each in numbers]
+        await eventually_async(lambda: _marked(dsn, numbers[-1].id))
+        gates["a"].set()
+        assert await asyncio.gather(*results) == ["a"] * 50
+    await engine.dispose()
+    assert most == 1
+
+
+async def test_a_job_somebody_is_at_holds_up_no_result_of_another(dsn: str) -> None:
+    """Its row is taken by a transaction of somebody's: who awaits it waits for that, and nobody else does."""
+    async with elsewhere(dsn, slots=1) as others, Jobs(dsn) as jobs:
+        taken = await through.set(jobs=others, priority=9).later("b")
+        quick = await through.set(jobs=others).later("a")
+        holder = await asyncpg.connect(dsn)
+        try:
+            async with holder.transaction():
+                await holder.execute("select from asyncjobs.live_jobs where id = $1 for update", taken.id)
+                waiting = asyncio.create_task(jobs.handle(taken.id).result(timeout=30))
+                gates["a"].set()
+                gates["b"].set()
+                assert await jobs.handle(quick.id).result(timeout=20) == "a"
+                assert not waiting.done()
+            assert await waiting == "b"
+        finally:
+            await holder.close()
 
 
 @pytest.mark.failure_mode("F40", "F42")

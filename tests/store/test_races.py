@@ -20,7 +20,7 @@ from asyncjobs._store.chores import promote_jobs, rescue_jobs
 from asyncjobs._store.claims import finish_jobs, return_jobs
 from asyncjobs._store.runners import renew_lease
 from asyncjobs._store.session import Session
-from asyncjobs._store.views import await_job, cancel_job, retry_job
+from asyncjobs._store.views import await_job, await_jobs, cancel_job, retry_job
 from tests.store.jobs import RUNNER, claim, enter, finished, live, new_job, session_of, store
 from tests.waiting import eventually_async
 
@@ -249,6 +249,19 @@ async def test_awaiting_a_job_that_is_just_finishing_finds_it_final(dsn: str, ru
     """No mark is left for nobody: the caller is told to look."""
     _, marked = await meet(dsn, finishing(running), lambda session: await_job(session, running.id))
     assert not marked
+
+
+async def test_a_job_that_is_just_finishing_holds_up_nobody_who_awaits_another(
+    dsn: str, running: ClaimedJob
+) -> None:
+    """It is passed by, and marked alone."""
+    async with session_of(dsn) as session, session_of(dsn) as beside:
+        (other_id,) = await store(session)
+        async with session.connection.transaction():
+            await finishing(running)(session)
+            async with asyncio.timeout(10):
+                assert await await_jobs(beside, [running.id, other_id, 12345]) == {other_id}
+        assert await await_jobs(beside, [running.id, other_id]) == {other_id}
 
 
 async def test_finishing_a_job_that_is_just_being_awaited_tells(dsn: str, running: ClaimedJob) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
@@ -60,7 +60,7 @@ class Enqueuer:
         self._closing = False
         self._coalescer = Coalescer(source, schema, self._stored)
         self._gate = Gate()  #: for those who store unique jobs
-        self._waiter = Waiter(source, schema, listen=listen)
+        self._waiter = Waiter(source, schema, self._look_at_jobs, self._await_job, listen=listen)
 
     async def store(self, jobs: Sequence[NewJob], on: Any, *, wake: bool = True) -> list[int]:
         """Store *jobs*; their ids in the order given. On *on*, they commit or roll back with everything else there.
@@ -202,7 +202,12 @@ class Enqueuer:
 
     async def wait_for_job(self, job_id: int) -> Job:
         """The job once it is final. Raises JobNotFound."""
-        return await self._waiter.wait(job_id, self._await_job, self.find_job)
+        return await self._waiter.wait(job_id)
+
+    async def _look_at_jobs(
+        self, ids: Collection[int], to_mark: Collection[int]
+    ) -> tuple[Mapping[int, Job], Collection[int]]:
+        return await self.ask(views.look_at_jobs, ids, to_mark)
 
     async def _await_job(self, job_id: int) -> bool:
         return await self.ask(views.await_job, job_id)

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 
+from asyncjobs._enqueue.looking import Ask, Looking
 from asyncjobs._model.job import Job
 from asyncjobs._store.listening import FINISHED, channel
 from asyncjobs._store.probes import is_pooled
@@ -29,17 +30,18 @@ POLL_FROM, POLL_TO = 0.02, 0.5  #: seconds between looks when they do not
 
 
 Mark = Callable[[int], Awaitable[bool]]
-Look = Callable[[int], Awaitable[Job | None]]
 
 
 class Waiter:
     """Tells who awaits a job that it is final."""
 
-    def __init__(self, source: Source, schema: str, *, listen: bool | None) -> None:
+    def __init__(self, source: Source, schema: str, look: Ask, mark: Mark, *, listen: bool | None) -> None:
         self._source = source
         self._schema = schema
         self._listen = listen is not False
         self._by_hand = listen is True
+        self._looking = Looking(look)
+        self._mark = mark  #: one whose row is taken, for which nobody else is to wait
         self._waiting: dict[int, set[asyncio.Event]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._hears = False
@@ -51,43 +53,46 @@ class Waiter:
         for event in self._waiting.get(job_id, ()):
             event.set()
 
-    async def wait(self, job_id: int, mark: Mark, look: Look) -> Job:
-        """The job once it is final; *mark* says that it is awaited, *look* says where it stands. Raises JobNotFound.
+    async def wait(self, job_id: int) -> Job:
+        """The job once it is final. Raises JobNotFound.
 
         Raises DatabaseUnavailable when Postgres is away to begin with; later it is waited for.
         """
         event = asyncio.Event()
         self._waiting.setdefault(job_id, set()).add(event)
         try:
-            return await self._wait(job_id, event, mark, look)
+            return await self._wait(job_id, event)
         finally:
             self._waiting[job_id].discard(event)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
 
-    async def _wait(self, job_id: int, event: asyncio.Event, mark: Mark, look: Look) -> Job:
+    async def _wait(self, job_id: int, event: asyncio.Event) -> Job:
         pause, life = POLL_FROM, self._life
-        marked = False
+        found = marked = False
         while True:
             event.clear()
-            hears = (
-                self._hears or self.runner_hears
-            )  # asked before looking: what comes after the look is then heard
+            # Asked before looking: what comes after the look is then heard.
+            hears = self._hears or self.runner_hears
             try:
-                if not marked:
-                    marked = await mark(job_id)
-                    if marked and life == self._life:  # else it is final already, or we were closed meanwhile
-                        self._ensure_listening()
-                job = await look(job_id)
-            except DatabaseUnavailable:
-                if not marked:
-                    raise
-                hears = False  # Postgres is away, and with it whoever heard; the job is not
-            else:
+                job, was_marked = await self._looking.look(job_id, mark=not marked)
+                if job is not None and job.state.is_final:
+                    return job
                 if job is None:
                     raise JobNotFound(job_id)
-                if job.state.is_final:
-                    return job
+                found = True
+                if not (
+                    marked or was_marked
+                ):  # somebody is at it: finishing it, or in a transaction of theirs
+                    await self._mark(job_id)
+                    continue
+                if not marked and life == self._life:  # else we were closed meanwhile
+                    self._ensure_listening()
+                marked = True
+            except DatabaseUnavailable:
+                if not found:
+                    raise
+                hears = False  # Postgres is away, and with it whoever heard; the job is not
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY if hears else pause):
                     await event.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from asyncjobs._model.job import Job
@@ -16,6 +16,12 @@ async def get_job(session: Session, job_id: int) -> Job | None:
     """One job, live or finished."""
     row = await session.fetchrow("get_job", job_id)
     return rows.job(row) if row else None
+
+
+async def get_jobs(session: Session, ids: Collection[int]) -> dict[int, Job]:
+    """Those of these jobs that exist, live or finished, by id."""
+    found = [rows.job(row) for row in await session.fetch("get_jobs", sorted(ids))]
+    return {job.id: job for job in found}
 
 
 async def list_jobs(
@@ -75,6 +81,19 @@ async def count_suspects(session: Session) -> Suspects:
 async def await_job(session: Session, job_id: int) -> bool:
     """Say that somebody awaits the job; False when it is not live."""
     return await session.fetchval("await_job", job_id) is not None
+
+
+async def await_jobs(session: Session, ids: Collection[int]) -> set[int]:
+    """Say that somebody awaits these jobs: which of them are live, and were not taken by somebody else just now."""
+    return {row[0] for row in await session.fetch("await_jobs", sorted(ids))}
+
+
+async def look_at_jobs(
+    session: Session, ids: Collection[int], to_mark: Collection[int]
+) -> tuple[dict[int, Job], set[int]]:
+    """Where these jobs stand, and which of those *to_mark* will tell of their end (`get_jobs`, `await_jobs`)."""
+    marked = await await_jobs(session, to_mark) if to_mark else set()
+    return await get_jobs(session, ids), marked
 
 
 async def cancel_job(session: Session, job_id: int) -> Literal["cancelled", "requested"] | None:
