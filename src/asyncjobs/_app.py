@@ -384,7 +384,11 @@ class Jobs(SaysOurs, Publisher):
         return await self.ask(stats.list_held)
 
     async def retry(self, job_id: int) -> bool:
-        """Let a finished job run again, with all its attempts, or a waiting one before its time. False when it cannot."""
+        """Let a finished job run again, with all its attempts, or a waiting one before its time.
+
+        False when there is nothing to hurry: it runs, is available, or blocked (a lock is handed over, in order); when its inputs
+        were not kept (`keep=`); and when there is no such job. `get_job` says which.
+        """
         queue = await self.ask(views.retry_job, job_id)
         if queue is not None and self.runner is not None:
             self.runner.wake(())
