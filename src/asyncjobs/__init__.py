@@ -9,7 +9,7 @@ from asyncjobs._bus.local import publishing
 from asyncjobs._bus.publisher import Published
 from asyncjobs._bus.subscribing import subscribe
 from asyncjobs._define.definition import job
-from asyncjobs._define.dependency import Dependency
+from asyncjobs._define.dependency import SUPPLIED, Dependency
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.handle import Handle
 from asyncjobs._define.schedules import Cron, Every
@@ -128,6 +128,7 @@ __all__ = [  # noqa: RUF022 -- as `sorted` sorts
     "Requeue",
     "ResultNotStored",
     "Retry",
+    "SUPPLIED",
     "Schedule",
     "ScheduleNotFound",
     "SchemaMismatch",
