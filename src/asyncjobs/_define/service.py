@@ -221,6 +221,10 @@ class NoSuchMethod(InvalidDefinition, AttributeError):
     """A name that no public method of the object has."""
 
 
+class UnknownMethod(NoSuchMethod):
+    """A stored job names a method that the class does not have in this process."""
+
+
 @attrs.frozen
 class _Method:
     name: str
@@ -412,7 +416,12 @@ class Service:
     def _stored_method(self, name: str) -> _Method:
         """The method that a stored job names, maybe by a former name."""
         known = self._methods.get(name)
-        return self._method(self.history.renamed.get(name, name)) if known is None else known
+        if known is not None:
+            return known
+        try:
+            return self._method(self.history.renamed.get(name, name))
+        except NoSuchMethod as error:
+            raise UnknownMethod(str(error)) from None
 
     def _check_renamed(self) -> None:
         for former, today in self.history.renamed.items():
