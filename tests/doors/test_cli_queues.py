@@ -13,10 +13,12 @@ import pytest
 from asyncjobs import Jobs, JobState
 from asyncjobs._store.clearing import find_overdue
 from tests.command import Shell, open_shop
-from tests.store.jobs import enter
 from tests.waiting import eventually_async
 
 APP = "shop.main:jobs"
+LIVES = """
+insert into asyncjobs.runners (incarnation, lock_key, holds_lock, lease, name, version)
+values (7, 7, false, '1 hour', 'somebody', '0')"""
 
 
 @pytest.fixture
@@ -193,7 +195,7 @@ async def test_check_max_age(shop: Shell, jobs: Jobs) -> None:
     """D13: "`check --max-age` with exit code": fails when a job has been due for longer and nobody runs it."""
     ago = "now() - interval '10 minutes'"
     async with jobs.connection() as connection:
-        await enter(jobs.session(connection), 7)
+        await connection.execute(LIVES)
     await store(jobs, "running", scheduled_at=ago, runner=7)
     await store(jobs, "later", scheduled_at="now() + interval '1 day'", state=1)
     await store(jobs, "blocked", scheduled_at=ago, state=3)
@@ -215,7 +217,7 @@ async def test_check_max_age_where_nobody_lives(jobs: Jobs) -> None:
     """Who waits for a lock is late when no living runner has the job that holds it, and so is that job: nobody else would say so."""
     ago = "now() - interval '10 minutes'"
     async with jobs.connection() as connection:
-        await enter(jobs.session(connection), 7)
+        await connection.execute(LIVES)
         for key, runner in (("'lived'", 7), ("'died'", 8)):
             named = {"lock_key": key, "lock_slots": 1, "scheduled_at": ago}
             holder = await store(jobs, f"holds {key}", runner=runner)
