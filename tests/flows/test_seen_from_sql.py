@@ -253,9 +253,8 @@ async def test_stats(jobs: Jobs, db: Any) -> None:
     assert [each.kind for each in await jobs.stats()][0] == fine.kind  # the most numerous first
 
 
-@pytest.mark.seed("Q14")
 async def test_versions_are_no_kinds_of_their_own(jobs: Jobs, db: Any) -> None:
-    """Q14 "stats & states as SQL views **and** Python API": to people a kind has one name; what is stored tells versions apart."""
+    """To people a kind has one name; what is stored tells versions apart."""
     names = ["shop:Unheard", "shop:Unheard@2", "shop:Unheard@2"]
     for name in names:
         await db.execute("select asyncjobs.enqueue($1)", name)

@@ -430,11 +430,10 @@ class HangsInThread(Later, kind="seeds.HangsInThread", max_attempts=1, timeout=0
         saw.set()
 
 
-@pytest.mark.seed("D5")
 async def test_a_hook_that_hangs_in_a_thread_is_alone_there(
     running: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """D5 … nor does one whose thread nobody can stop: no other is asked beside it, and the job is held until it has ended."""
+    """Its thread nobody can stop: no other is asked beside it, and the job is held until it has ended."""
     goes_on.clear()
     saw.clear()
     handle = await HangsInThread().later("call")
