@@ -513,6 +513,10 @@ async def test_a_subscriber_takes_fair_turns(dsn: str) -> None:
                 "select args ->> 'tenant', options ->> 'fair' from asyncjobs.finished_jobs where kind = $1",
                 f"{HERE}:in_turns",
             )
+            assert (
+                await connection.fetchval("select count(*) from asyncjobs.turns where queue = 'in turns'")
+                == 1
+            )
     keys = {(tenant, key) for tenant, key in rows}
     assert len(keys) == 2
     assert len({key for _, key in keys} - {None}) == 2

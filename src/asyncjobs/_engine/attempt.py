@@ -20,7 +20,7 @@ from asyncjobs._define import registry
 from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.kind import Kind
-from asyncjobs._define.service import UnknownMethod
+from asyncjobs._define.methods import UnknownMethod
 from asyncjobs._engine.around import NOTHING_AROUND, Around
 from asyncjobs._engine.context import RolledBack, RunningJob
 from asyncjobs._engine.hooks import Told
