@@ -225,7 +225,7 @@ async def test_a_method_that_newer_code_has(
     running: Jobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Costs no attempt under older code, as a kind does not: it goes back until a process has the method, and says so."""
-    monkeypatch.setattr(attempt, "LEFT_TO_OTHERS", 0.05)
+    monkeypatch.setattr(attempt, "LEFT_TO_OTHERS", (0.05, 0.05))
 
     @attrs.frozen
     class Account(Later, kind="evolution:Account", max_attempts=1):
@@ -244,6 +244,10 @@ async def test_a_method_that_newer_code_has(
         return len(found.errors) > 1
 
     await eventually_async(returned)
+    assert [each.levelname for each in caplog.records if "is left to a process" in each.getMessage()][:2] in (
+        ["WARNING"],
+        ["WARNING", "DEBUG"],
+    )
     with forgotten():
         del registry._kinds["evolution:Account"]
 

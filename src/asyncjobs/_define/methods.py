@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -18,13 +19,19 @@ from asyncjobs.errors import InvalidDefinition
 RESERVED = ("later", "later_many", "later_sync", "prepare")
 NO_JOBS = frozenset({*RESERVED, "needed", *HOOKS})  #: asyncjobs calls them, or they call it
 
+MOST_MISSING = 1000  #: names
+
 
 class NoSuchMethod(InvalidDefinition, AttributeError):
     """A name that no public method of the object has."""
 
 
 class UnknownMethod(NoSuchMethod):
-    """A stored job names a method that the class does not have in this process."""
+    """A stored job names a method that the class does not have in this process; newer code may have it."""
+
+    def __init__(self, message: str, known_for: float) -> None:
+        super().__init__(message)
+        self.known_for = known_for  #: seconds since a job asked for it first
 
 
 @attrs.frozen
@@ -48,6 +55,7 @@ class Methods:
         self._home = home
         self._renamed = renamed
         self._found: dict[str, Method] = {}
+        self._missing: dict[str, float] = {}  #: since when
         self._check_renamed()
 
     def find(self, name: str) -> Method:
@@ -57,14 +65,19 @@ class Methods:
         return self._found[name]
 
     def stored(self, name: str) -> Method:
-        """The method that a stored job names, maybe by a former name."""
+        """The method that a stored job names, maybe by a former name. Raises UnknownMethod where newer code may have it."""
         known = self._found.get(name)
         if known is not None:
             return known
         try:
             return self.find(self._renamed.get(name, name))
         except NoSuchMethod as error:
-            raise UnknownMethod(str(error)) from None
+            if not name.isidentifier() or name.startswith("_") or name in NO_JOBS:
+                raise  # no code ever has it
+            if len(self._missing) >= MOST_MISSING:  # whoever may store jobs may name anything
+                self._missing.clear()
+            now = time.monotonic()
+            raise UnknownMethod(str(error), now - self._missing.setdefault(name, now)) from None
 
     def public(self) -> Mapping[str, Any]:
         """What may be called from outside, as the class has it."""

@@ -39,8 +39,9 @@ from asyncjobs.errors import InvalidInput, InvalidOption, UndecodableInput
 
 logger = logging.getLogger("asyncjobs")
 
-LEFT_TO_OTHERS = 10.0
-"""Seconds, about, until a job whose method is not known here is claimed again, with luck by newer code."""
+LEFT_TO_OTHERS = 10.0, 3600.0
+"""Seconds until a job whose method is not known here is claimed again, with luck by newer code: about so many at first, and a quarter
+of the time for which the method has been missing later; at most so many."""
 
 
 @attrs.define(eq=False)
@@ -317,13 +318,15 @@ class Attempt:
     def _leave_to_others(self, error: UnknownMethod) -> Returned:
         """A method that newer code has is nothing that fails a job, as a kind is not: who knows it may claim it."""
         job = self.job
-        logger.warning(
-            "job %s is left to a process that knows its method, and the attempt does not count: %s",
+        logger.log(
+            logging.DEBUG if error.known_for else logging.WARNING,
+            "job %s is left to a process that knows its method, as are others like it, and no attempt counts: %s",
             job.id,
             error,
         )
         text = error_json(job, error, with_traceback=False)
-        delay = LEFT_TO_OTHERS * random.uniform(0.8, 1.2)
+        least, most = LEFT_TO_OTHERS
+        delay = min(max(least, error.known_for / 4), most) * random.uniform(0.8, 1.2)
         return Returned(job, LiveState.RETRYABLE, delay=delay, unburnt=True, error=text)
 
     def _plain(self, error: BaseException) -> BaseException:
