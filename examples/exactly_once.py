@@ -5,13 +5,14 @@ The job fails right after its commit, as if the process had died there. It does 
 
 import asyncio
 import os
+import sys
 
 import asyncpg
 import attrs
 
 from asyncjobs import Jobs, Later, current_job
 
-DSN = os.environ["ASYNCJOBS_DSN"]
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
 
 jobs = Jobs(DSN)
 

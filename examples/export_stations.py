@@ -15,7 +15,8 @@ from asyncjobs import Jobs, Later
 
 STATIONS = {"acme": ["Aachen", "Bonn", "Celle"], "globex": ["Genoa"]}
 
-jobs = Jobs(os.environ["ASYNCJOBS_DSN"])
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
+jobs = Jobs(DSN)
 
 
 @attrs.frozen

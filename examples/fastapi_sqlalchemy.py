@@ -5,6 +5,7 @@ $ curl -X POST http://localhost:8000/reports/stations      # then open the addre
 """
 
 import os
+import sys
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -17,7 +18,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from asyncjobs import Jobs, JobState, Later, current_job
 
-engine = create_async_engine(os.environ["ASYNCJOBS_DSN"].replace("postgresql://", "postgresql+asyncpg://", 1))
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
+engine = create_async_engine(DSN.replace("postgresql://", "postgresql+asyncpg://", 1))
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 jobs = Jobs(engine=engine)
 

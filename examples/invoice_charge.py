@@ -8,6 +8,7 @@ $ python -m asyncjobs work-off invoice_charge:jobs  # one is charged, the other 
 
 import asyncio
 import os
+import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ import attrs
 
 from asyncjobs import Dependency, Jobs, Later, current_job
 
-DSN = os.environ["ASYNCJOBS_DSN"]
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
 TABLE = """
 create table if not exists invoices (
   id bigint generated always as identity primary key, cents int not null, state text not null default 'open')

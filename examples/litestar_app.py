@@ -1,13 +1,15 @@
 """Litestar: `uvicorn litestar_app:app`."""
 
 import os
+import sys
 from typing import Any
 
 from litestar import Litestar, get, post
 
 from asyncjobs import JobNotFound, Jobs, job
 
-jobs = Jobs(os.environ["ASYNCJOBS_DSN"])
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
+jobs = Jobs(DSN)
 
 
 @job

@@ -6,10 +6,12 @@ Jobs run while the block is open; what has not run when it ends waits for the ne
 import asyncio
 import hashlib
 import os
+import sys
 
 from asyncjobs import Jobs, job
 
-jobs = Jobs(os.environ["ASYNCJOBS_DSN"], slots=4)
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
+jobs = Jobs(DSN, slots=4)
 
 
 @job(queue="digests")

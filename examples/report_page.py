@@ -5,6 +5,7 @@ $ uvicorn report_page:app      # then open http://localhost:8000
 
 import asyncio
 import os
+import sys
 
 import attrs
 from fastapi import FastAPI, HTTPException
@@ -14,7 +15,8 @@ from asyncjobs import JobNotFound, Jobs, Later
 
 SALES = {2025: [4200, 1700, 900], 2026: [5100, 2300]}
 
-jobs = Jobs(os.environ["ASYNCJOBS_DSN"], queues={"reports": 2})
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
+jobs = Jobs(DSN, queues={"reports": 2})
 app = FastAPI(lifespan=jobs.lifespan)
 
 

@@ -5,6 +5,7 @@ $ curl -X POST http://localhost:8000/users/ada
 """
 
 import os
+import sys
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -14,7 +15,7 @@ from starlette.routing import Route
 
 from asyncjobs import Jobs, job
 
-DSN = os.environ["ASYNCJOBS_DSN"]
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
 TABLE = "create table if not exists members (name text primary key, welcomed boolean not null default false)"
 
 jobs = Jobs(DSN, queues={"mail": 5})

@@ -5,13 +5,14 @@ $ python user_changed.py
 
 import asyncio
 import os
+import sys
 
 import asyncpg
 import attrs
 
 from asyncjobs import Event, Is, Jobs, Later, subscribe
 
-DSN = os.environ["ASYNCJOBS_DSN"]
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
 jobs = Jobs(DSN, application="shop")
 
 

@@ -5,13 +5,14 @@ $ python user_index.py
 
 import asyncio
 import os
+import sys
 
 import asyncpg
 import attrs
 
 from asyncjobs import Jobs, Later, Missing, current_job
 
-DSN = os.environ["ASYNCJOBS_DSN"]
+DSN = os.getenv("ASYNCJOBS_DSN") or sys.exit("say ASYNCJOBS_DSN=postgresql://…, or run it with_postgres.py")
 TABLES = """
 create table if not exists people (id int primary key, name text not null);
 create table if not exists people_index (user_id int primary key, words text[] not null);

@@ -46,7 +46,7 @@ SUSPECTED = 4
 FINAL = frozenset(STATES.values())
 
 EXPECTED_ERRORS = re.compile(
-    r"job \d+ \(soak:\w+\) (failed at attempt|raised after complete|took \d runners down)"
+    r"job \d+ \(soak:\w+\) (failed at attempt|raised after complete|took \d runners? down)"
 )
 AT_THE_SAME_TIME = 2.0  #: seconds within which two runners claim side by side
 MOST = {"files": 100, "threads": 60, "tasks": 120, "most_kilobytes": 400_000}  #: of one process

@@ -251,3 +251,24 @@ async def test_with_postgres() -> None:
     """Without a Postgres at hand, one comes along, and is gone afterwards."""
     said = await run(None, "with_postgres.py", sys.executable, "exactly_once.py")
     assert "balance 100" in said
+
+
+@pytest.mark.parametrize(
+    "example", [path.name for path in sorted(EXAMPLES.glob("*.py")) if path.name != "with_postgres.py"]
+)
+def test_without_a_database_it_says_what_to_set(example: str) -> None:
+    """A sentence, and no traceback. Asked of the text: it is the first thing that is done with the setting."""
+    text = (EXAMPLES / example).read_text("utf-8")
+    assert 'os.getenv("ASYNCJOBS_DSN") or sys.exit("' in text
+    assert "environ[" not in text
+
+
+async def test_the_sentence() -> None:
+    """It names the setting and the other way."""
+    env = {name: value for name, value in os.environ.items() if name != "ASYNCJOBS_DSN"}
+    done = await anyio.run_process(
+        [sys.executable, "plain_asyncio.py"], cwd=EXAMPLES, env=env, check=False, stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr.decode().count("\n")) == (1, 1)
+    assert "ASYNCJOBS_DSN=postgresql://" in done.stderr.decode()
+    assert "with_postgres.py" in done.stderr.decode()

@@ -9,11 +9,11 @@ from asyncjobs._bus.local import publishing
 from asyncjobs._bus.publisher import Published
 from asyncjobs._bus.subscribing import subscribe
 from asyncjobs._define.definition import job
-from asyncjobs._define.dependency import Dependency
+from asyncjobs._define.dependency import SUPPLIED, Dependency
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.handle import Handle
+from asyncjobs._define.later import Later
 from asyncjobs._define.schedules import Cron, Every
-from asyncjobs._define.service import Later
 from asyncjobs._engine.context import CurrentJob, current_job
 from asyncjobs._enqueue.carried import Carried, carry, current_locale, current_timezone
 from asyncjobs._enqueue.options import LaterOptions
@@ -128,6 +128,7 @@ __all__ = [  # noqa: RUF022 -- as `sorted` sorts
     "Requeue",
     "ResultNotStored",
     "Retry",
+    "SUPPLIED",
     "Schedule",
     "ScheduleNotFound",
     "SchemaMismatch",

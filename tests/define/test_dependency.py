@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import attrs
 import pytest
 
-from asyncjobs import Dependency, InvalidOption, Jobs, Later, job
+from asyncjobs import SUPPLIED, Dependency, InvalidOption, Jobs, Later, job
 from asyncjobs._define.dependency import dependency
 
 pytestmark = pytest.mark.usefixtures("forgetting")
@@ -125,6 +125,36 @@ async def test_a_dependency_is_supplied_and_never_stored(dsn: str) -> None:
             handle = await call(defined)
             assert await handle.result(timeout=10) == result
             assert (await handle.job()).args == stored
+
+
+async def test_a_default_of_any_type(dsn: str) -> None:
+    """`SUPPLIED` needs no `None`: there is a Mailer when the job runs, and whoever uses it sooner is told that there is none yet."""
+
+    @attrs.frozen
+    class Supplied(Later, kind="test_dependency:Supplied"):
+        tenant: str
+        mailer: Dependency[Mailer] = SUPPLIED
+
+        async def call(self) -> str:
+            return f"{self.tenant} {self.mailer.name}"
+
+    @dataclasses.dataclass
+    class SuppliedData(Later, kind="test_dependency:SuppliedData"):
+        tenant: str
+        mailer: Dependency[Mailer] = SUPPLIED
+
+        async def call(self) -> str:
+            return f"{self.tenant} {self.mailer.name}"
+
+    with pytest.raises(AttributeError, match="no 'name' yet: this dependency is supplied where the job runs"):
+        await Supplied("acme").call()
+    assert await Supplied("acme", MINE).call() == "acme mine"
+    assert Supplied("acme") == Supplied("acme")
+    async with Jobs(dsn, provide={Mailer: Mailer}).running():
+        for each in (Supplied("acme"), SuppliedData("acme")):
+            handle = await each.later("call")
+            assert await handle.result(timeout=10) == "acme supplied"
+            assert (await handle.job()).args == {"tenant": "acme"}
 
 
 async def test_now_it_is_passed_as_any_other() -> None:

@@ -35,6 +35,7 @@ from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.fitting import BATCH, Report, check_waiting
 from asyncjobs._define.history import History
+from asyncjobs._engine import attempt
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.versions import name_and_version, stored_name
 from tests.kinds import forgotten
@@ -218,6 +219,55 @@ async def test_a_renamed_method(running: Jobs) -> None:
     assert [await result(running, bill), await result(running, note)] == [7, "7 hm"]
     with pytest.raises(InvalidDefinition, match="has no public method 'bill'"):
         await Account(7).later("bill")
+
+
+async def test_a_method_that_newer_code_has(
+    running: Jobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Costs no attempt under older code, as a kind does not: it goes back until a process has the method, and says so."""
+    monkeypatch.setattr(attempt, "LEFT_TO_OTHERS", (0.05, 0.05))
+
+    @attrs.frozen
+    class Account(Later, kind="evolution:Account", max_attempts=1):
+        id: int
+
+        async def charge(self) -> int:
+            return self.id
+
+    asked = await enqueue(running, "evolution:Account", {"id": 7}, method="remind", max_attempts=1)
+    await eventually_async(lambda: _says(caplog, f"job {asked} is left to a process that knows its method"))
+
+    async def returned() -> bool:
+        found = await running.get_job(asked)
+        assert found is not None
+        assert (found.attempt - (found.state is JobState.RUNNING), found.state.is_final) == (0, False)
+        return len(found.errors) > 1
+
+    await eventually_async(returned)
+    assert [each.levelname for each in caplog.records if "is left to a process" in each.getMessage()][:2] in (
+        ["WARNING"],
+        ["WARNING", "DEBUG"],
+    )
+    with forgotten():
+        del registry._kinds["evolution:Account"]
+
+        @attrs.frozen
+        class Newer(Later, kind="evolution:Account", max_attempts=1):
+            id: int
+
+            async def remind(self) -> int:
+                return -self.id
+
+        assert await result(running, asked) == -7
+    found = await running.get_job(asked)
+    assert found is not None
+    assert found.attempt == 1
+    assert "has no public method 'remind'" in found.errors[0].error
+    assert found.errors[0].traceback is None
+
+
+async def _says(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    return words in caplog.text
 
 
 async def test_keys_outlast_a_renaming(dsn: str) -> None:

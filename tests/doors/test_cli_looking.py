@@ -215,8 +215,8 @@ async def test_jobs_that_took_their_process_down_are_told_of(shell: Shell, dsn: 
     listed = (await shell("list")).out.splitlines()
     assert "RunnerLost: it took 3 runners down" in listed[2]
     counted = await shell("count")
-    assert "1 of them were running when their process died, and run alone" in counted.err
-    assert "1 failed because they took their process down, and wait for retry or cancel" in counted.err
+    assert "1 job running when the process died: to run alone" in counted.err
+    assert "1 job failed after taking a process down again and again" in counted.err
     assert "0 of 10, 1 crash" in (shown := await shell("show", "4")).out
     assert "to run alone" in shown.out
     assert "runs again only when somebody retries it" in (await shell("show", "3")).out

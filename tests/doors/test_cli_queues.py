@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from asyncjobs import Jobs, JobState
+from asyncjobs._store.clearing import find_overdue
 from tests.command import Shell, open_shop
 from tests.waiting import eventually_async
 
 APP = "shop.main:jobs"
+LIVES = """
+insert into asyncjobs.runners (incarnation, lock_key, holds_lock, lease, name, version)
+values (7, 7, false, '1 hour', 'somebody', '0')"""
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ async def test_pools_and_slots_are_said_at_the_start(shop: Shell, jobs: Jobs) ->
     await store(jobs, "mail")
     done = await shop("work-off", APP, "--pool", "exports,mail:2", "--pool", "*", "--pool", "bulk")
     assert done.code == 0, done.err
-    assert "in 2 slots for exports, mail, 1 slots for every queue, 1 slots for bulk; asyncjobs" in done.err
+    assert "in 2 slots for exports, mail, 1 slot for every queue, 1 slot for bulk; asyncjobs" in done.err
     assert set((await states(jobs)).values()) == {"completed"}
     done = await shop("work-off", APP, ASYNCJOBS_POOLS="a,b:3 :2")
     assert "in 3 slots for a, b, 2 slots for every queue; asyncjobs" in done.err
@@ -168,7 +172,7 @@ async def test_check_fails_for_an_undeclared_queue(shop: Shell, jobs: Jobs) -> N
     await store(jobs, "tpyo")
     done = await shop("check", "shop.declared:jobs")
     assert done.code == 1
-    assert "queue 'tpyo' is registered by no part of the application, and has 1 jobs" in done.out
+    assert "queue 'tpyo' is registered by no part of the application, and has 1 job;" in done.out
     await jobs.cancel(1)
     shop.write(
         "shop/more.py", "from shop.declared import *\n@job(queue='lost')\nasync def find() -> None: ...\n"
@@ -188,8 +192,10 @@ async def test_check_where_nobody_registers_queues(shop: Shell, jobs: Jobs) -> N
 
 @pytest.mark.seed("D13")
 async def test_check_max_age(shop: Shell, jobs: Jobs) -> None:
-    """D13: "`check --max-age` with exit code": fails when a job has been due for longer and nobody has claimed it."""
+    """D13: "`check --max-age` with exit code": fails when a job has been due for longer and nobody runs it."""
     ago = "now() - interval '10 minutes'"
+    async with jobs.connection() as connection:
+        await connection.execute(LIVES)
     await store(jobs, "running", scheduled_at=ago, runner=7)
     await store(jobs, "later", scheduled_at="now() + interval '1 day'", state=1)
     await store(jobs, "blocked", scheduled_at=ago, state=3)
@@ -202,9 +208,34 @@ async def test_check_max_age(shop: Shell, jobs: Jobs) -> None:
     await jobs.pause("slow")
     done = await shop("check", "--max-age", "300", **env)
     assert done.code == 1
-    assert "2 jobs of queue 'slow' have been due for more than 300 s, the oldest for 60" in done.out
+    assert "2 jobs of queue 'slow' due for more than 300 s, the oldest for 60" in done.out
     assert "the queue is paused" in done.out
     assert (await shop("check", **env, ASYNCJOBS_MAX_AGE="11m")).code == 0
+
+
+async def test_check_max_age_where_nobody_lives(jobs: Jobs) -> None:
+    """Who waits for a lock is late when no living runner has the job that holds it, and so is that job: nobody else would say so."""
+    ago = "now() - interval '10 minutes'"
+    async with jobs.connection() as connection:
+        await connection.execute(LIVES)
+        for key, runner in (("'lived'", 7), ("'died'", 8)):
+            named = {"lock_key": key, "lock_slots": 1, "scheduled_at": ago}
+            holder = await store(jobs, f"holds {key}", runner=runner)
+            await connection.execute(
+                f"update asyncjobs.live_jobs set lock_key = {key}, lock_slots = 1, scheduled_at = {ago} where id = {holder}"
+            )
+            await connection.execute(
+                f"insert into asyncjobs.locks (key, slot, job, token) values ({key}, 1, {holder}, 0)"
+            )
+            waiting = await store(jobs, f"waits {key}")
+            settings = ", ".join(f"{name} = {value}" for name, value in named.items())
+            await connection.execute(
+                f"update asyncjobs.live_jobs set {settings}, state = 3 where id = {waiting}"
+            )
+    assert [late.queue for late in await jobs.ask(find_overdue, 300.0)] == ["holds 'died'", "waits 'died'"]
+    async with jobs.connection() as connection:
+        await connection.execute("update asyncjobs.runners set seen_at = now() - interval '1 hour'")
+    assert len(await jobs.ask(find_overdue, 300.0)) == 4
 
 
 # clear
@@ -228,6 +259,8 @@ async def test_clear_deletes_what_waits(shop: Shell, jobs: Jobs) -> None:
     done = await shop("clear", "-y", "--all", "--json", **env)
     assert (done.code, done.data) == (0, {"deleted": 0})
     assert await states(jobs) == {running: "running", mail: "cancelled"}
+    await store(jobs, "exports")
+    assert (await shop("clear", "-y", "--queue", "exports", **env)).out == "deleted 1 job\n"
     done = await shop("clear", "-y", "--finished", "--kind", "send", **env)
     assert (done.code, await states(jobs)) == (0, {running: JobState.RUNNING}), done.err
     async with jobs.connection() as connection:

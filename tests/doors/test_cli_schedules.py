@@ -42,6 +42,9 @@ async def test_list(shell: Shell, jobs: Jobs) -> None:
     assert "test_cli_schedules:sweep" in nightly
     assert "every 6 h" in other
     assert "paused" in other
+    (tick,) = await jobs.schedules.preview("nightly", 1)  # on its own clock, as the list
+    assert tick.isoformat(" ", "seconds") in nightly
+    assert "03:30:00+0" in nightly
     data = (await shell("schedules", "list", "nightly", "--json")).data
     assert [each["cron"] for each in data] == ["30 3 * * *"]
 

@@ -138,7 +138,7 @@ async def test_the_log_names_who_died_and_which_job_is_failed_for_it(
         (record.levelname, record.getMessage()) for record in caplog.records if record.name == "asyncjobs"
     ]
     assert said == [
-        ("WARNING", f"runner test:1 ({RUNNER}) died; of its jobs, 1 run again (one at a time, where they had begun)"),
+        ("WARNING", f"runner test:1 ({RUNNER}) died; of its jobs, 1 to run again (one at a time, where they had begun)"),
         ("WARNING", f"runner test:1 ({RUNNER}) died; it held no jobs"),
         ("WARNING", f"runner test:1 ({RUNNER}) died; of its jobs, 1 failed"),
         ("ERROR", f"job {job_id} (k) took 3 runners down and is failed: it runs again only when somebody retries it"),

@@ -48,6 +48,12 @@ async def alike(user: int) -> None:
     await gated.function()
 
 
+async def limited(dsn: str, **limit: Any) -> None:
+    """Before anybody runs jobs: those who do hear of a limit within a second, and a test cannot know when."""
+    async with Jobs(dsn) as jobs:
+        await jobs.limit("narrow", **limit)
+
+
 async def nothing_is_left(dsn: str) -> bool:
     connection = await asyncpg.connect(dsn)
     try:
@@ -58,8 +64,8 @@ async def nothing_is_left(dsn: str) -> bool:
 
 async def test_so_many_jobs_of_a_queue_run_at_a_time_in_all_processes(dsn: str) -> None:
     """On three runners with ten slots each; the others stay available, and other queues are not held up."""
+    await limited(dsn, concurrency=3)
     async with running(dsn, slots=10) as jobs, Jobs(dsn, slots=10).running(), Jobs(dsn, slots=10).running():
-        await jobs.limit("narrow", concurrency=3)
         handles = [await gated.set(jobs=jobs).later() for _ in range(20)]
         await eventually_async(lambda: run(3))
         await (await beside.set(jobs=jobs).later()).result(timeout=20)
@@ -84,8 +90,8 @@ async def run(count: int) -> bool:
 
 async def test_a_place_is_taken_as_soon_as_it_is_free(dsn: str) -> None:
     """By a runner that sleeps, and looks once an hour: who ends says so."""
-    async with running(dsn, slots=5) as jobs:
-        await jobs.limit("narrow", concurrency=1)
+    await limited(dsn, concurrency=1)
+    async with running(dsn, slots=5):
         handles = [await gated.later(wait=False) for _ in range(30)]
         for handle in handles:
             await handle.result(timeout=30)
@@ -94,8 +100,8 @@ async def test_a_place_is_taken_as_soon_as_it_is_free(dsn: str) -> None:
 
 async def test_without_its_limit_a_queue_is_as_before(dsn: str) -> None:
     """As soon as it is said, and what had waited begins."""
+    await limited(dsn, concurrency=1)
     async with running(dsn, slots=5) as jobs:
-        await jobs.limit("narrow", concurrency=1)
         handles = [await gated.later() for _ in range(5)]
         await eventually_async(lambda: run(1))
         await jobs.limit("narrow")
@@ -109,8 +115,8 @@ async def test_without_its_limit_a_queue_is_as_before(dsn: str) -> None:
 
 async def test_so_many_begin_in_a_time(dsn: str) -> None:
     """A bucket of three tokens, and one more each tenth of a second: ten jobs take at least seven tenths, on two runners."""
+    await limited(dsn, rate=Rate(10, burst=3))
     async with running(dsn, slots=10) as jobs, Jobs(dsn, slots=10).running():
-        await jobs.limit("narrow", rate=Rate(10, burst=3))
         handles = [await gated.set(jobs=jobs).later(wait=False) for _ in range(10)]
         for handle in handles:
             await handle.result(timeout=30)
@@ -121,8 +127,8 @@ async def test_so_many_begin_in_a_time(dsn: str) -> None:
 
 async def test_a_lock_is_not_kept_by_who_finds_the_queue_full(dsn: str) -> None:
     """It goes back with its lock let go, and both come together when there is room."""
-    async with running(dsn, slots=5) as jobs:
-        await jobs.limit("narrow", concurrency=1)
+    await limited(dsn, concurrency=1)
+    async with running(dsn, slots=5):
         handles = [
             await gated.set(lock=Lock(key=str(number % 2))).later(wait=number == 0) for number in range(6)
         ]

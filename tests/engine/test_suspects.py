@@ -261,5 +261,5 @@ async def test_a_waiter_hears_that_the_job_took_its_runners_down(dsn: str, other
         await eventually_async(awaited)
         assert len(await claim(other.session, lanes=[("default", "test_suspects:work")])) == 1
         await rescue_jobs(other.session, 7, blame=True, max_crashes=1, error='{"error": "gone"}')
-        with pytest.raises(JobFailed, match="took 1 runners down"):
+        with pytest.raises(JobFailed, match="took 1 runner down"):
             await asked

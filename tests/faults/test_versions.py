@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import attrs
 import pytest
 
 from asyncjobs import Jobs
@@ -47,6 +48,22 @@ def earlier(tmp_path: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(_git("archive", commit, "src", "tests"))) as archive:
         archive.extractall(tmp_path / "earlier", filter="data")
     return tmp_path / "earlier"
+
+
+@pytest.fixture
+def before_turns(tmp_path: Path) -> Path:
+    """The code of before there were fair turns: its promise is that migration's, that it can work with what is there since."""
+    turns = f"{MIGRATIONS}/0007_turns.sql"
+    try:
+        commit = _git("log", "--diff-filter=A", "-1", "--format=%H", "--", turns).decode().strip()
+        archive = _git("archive", f"{commit}~1", "src", "tests")
+    except (OSError, subprocess.CalledProcessError):
+        archive = b""
+    need("a git history from before there were fair turns", archive)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(tmp_path / "before", filter="data")
+    assert not (tmp_path / "before" / turns).exists()
+    return tmp_path / "before"
 
 
 @pytest.fixture
@@ -101,6 +118,27 @@ async def test_two_versions_share_one_queue(processes: Processes, earlier: Path)
             "select distinct state, attempt, crashes from asyncjobs.finished_jobs where args->>'name' like 'held%'"
         )
         assert {tuple(row) for row in rows} == {(10, 1, 0), (10, 1, 1)}
+
+
+@pytest.mark.failure_mode("F97")
+async def test_code_of_before_the_turns_goes_on_beside_them(processes: Processes, before_turns: Path) -> None:
+    """It starts on the newer schema, runs what is not in line, and what is dealt; nothing is lost, or run twice."""
+    new = await in_thread(start, processes, ROOT, slots=5)
+    old = await in_thread(start, processes, before_turns, slots=5)
+    async with watching(processes.dsn) as other:
+        plain = [fault("sleep", f"plain {number}", seconds=0.05) for number in range(60)]
+        fair = [
+            attrs.evolve(fault("sleep", f"fair {number}", seconds=0.05), fair_key=key, options={"fair": key})
+            for number in range(60)
+            for key in [str(number % 3)]
+        ]
+        await store(other.session, *plain, *fair)
+        await until_finished(other, 120)
+        rows = await other.connection.fetch("select distinct state, attempt from asyncjobs.finished_jobs")
+        assert [tuple(row) for row in rows] == [(10, 1)]
+    assert processes.said("END", by=old)
+    assert processes.said("END", by=new)
+    assert set(processes.counts("START").values()) == {1}
 
 
 @pytest.mark.failure_mode("F72")

@@ -123,6 +123,11 @@ async def once(user_id: int, name: str) -> str:
     return f"{user_id} {name}"
 
 
+@subscribe("tmb_billed", fair="tenant", queue="in turns", kind=f"{HERE}:in_turns")
+async def in_turns(tenant: str, number: int) -> str:
+    return f"{tenant} {number}"
+
+
 @subscribe("tmb_asked", kind=f"{HERE}:never")
 async def never(missing: int) -> None: ...
 
@@ -491,6 +496,30 @@ async def test_a_subscriber_that_is_unique_in_the_queue_is(dsn: str) -> None:
             assert 2 <= len(found) <= 4  # the first may have been done before the next is passed on
             said = [await jobs.handle(each).result(20) for each in found]
             assert "2 z" in said
+
+
+async def test_a_subscriber_takes_fair_turns(dsn: str) -> None:
+    """Its key is computed by its own code, too: one for each tenant, by which its jobs stand in line."""
+    async with declared(dsn) as jobs:
+        for tenant, number in (("a", 1), ("a", 2), ("b", 3)):
+            await jobs.publish("tmb_billed", {"tenant": tenant, "number": number})
+        relays = [each.id for each in await jobs.list_jobs()]
+    with only({}):
+        async with running(dsn) as jobs, jobs.connection() as connection:
+            found = [await jobs.handle(each).result(20) for each in relays]
+            said = [await jobs.handle(each).result(20) for each in found]
+            assert sorted(said) == ["a 1", "a 2", "b 3"]
+            rows = await connection.fetch(
+                "select args ->> 'tenant', options ->> 'fair' from asyncjobs.finished_jobs where kind = $1",
+                f"{HERE}:in_turns",
+            )
+            assert (
+                await connection.fetchval("select count(*) from asyncjobs.turns where queue = 'in turns'")
+                == 1
+            )
+    keys = {(tenant, key) for tenant, key in rows}
+    assert len(keys) == 2
+    assert len({key for _, key in keys} - {None}) == 2
 
 
 @pytest.mark.seed("T13")

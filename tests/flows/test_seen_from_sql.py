@@ -253,6 +253,17 @@ async def test_stats(jobs: Jobs, db: Any) -> None:
     assert [each.kind for each in await jobs.stats()][0] == fine.kind  # the most numerous first
 
 
+async def test_versions_are_no_kinds_of_their_own(jobs: Jobs, db: Any) -> None:
+    """To people a kind has one name; what is stored tells versions apart."""
+    names = ["shop:Unheard", "shop:Unheard@2", "shop:Unheard@2"]
+    for name in names:
+        await db.execute("select asyncjobs.enqueue($1)", name)
+    (stats,) = [each for each in await jobs.stats() if each.kind.startswith("shop:Unheard")]
+    assert (stats.kind, stats.count, stats.count_working) == ("shop:Unheard", 3, 0)
+    rows = await db.fetch("select kind, count from asyncjobs.job_stats where kind like 'shop:Un%' order by 1")
+    assert [tuple(row) for row in rows] == [("shop:Unheard", 1), ("shop:Unheard@2", 2)]
+
+
 @pytest.mark.seed("Q14")
 async def test_states(jobs: Jobs, db: Any) -> None:
     """Q14 "stats & states as SQL views **and** Python API": who runs what."""

@@ -76,7 +76,7 @@ def test_few_lines_are_not_kept_to_the_letter() -> None:
 def test_words_that_are_gone_are_an_error(tmp_path: Path) -> None:
     """A source that was rewritten takes its edits along; and the source itself is never edited."""
     with pytest.raises(LookupError, match="'nobody wrote this' 0 times"):
-        Edit("_app.py", "nobody wrote this", "").applied()
+        Edit("_app/jobs.py", "nobody wrote this", "").applied()
     line = lines()["D8"]
     before = line.edits[0].path().read_text("utf-8")
     tree = copy_of_source(tmp_path)

@@ -22,9 +22,12 @@ from asyncjobs import (
     Later,
     Schedule,
     ScheduleNotFound,
+    UndecodableInput,
     current_job,
     job,
 )
+from asyncjobs._define.codec import Codec
+from asyncjobs._define.fitting import check_stored_schedules
 from asyncjobs._define.schedules import Repeating
 from asyncjobs._schedule.ticker import Declared, Ticker
 from asyncjobs._store.session import Session
@@ -293,6 +296,43 @@ async def test_run_now(dsn: str) -> None:
         after = await jobs.schedules.get("report")
         assert after.last_job == handle.id
         assert after.last_tick == before.last_tick
+
+
+async def test_what_somebody_else_has_written(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A row that holds no job is named, and hides no other: in the list, and in `check`."""
+    async with Jobs(dsn) as jobs, watching(dsn) as other:
+        await jobs.schedules.create(Every(A_DAY, sweep, name="good"))
+        for number, stored in enumerate(('{"kind": "k"}', "[]", '{"kind": 3, "queue": "q", "args": "{}"}')):
+            await other.connection.execute(
+                "insert into asyncjobs.schedules (name, every, timezone, job, missed, overlap, jitter, passed_until) "
+                "select $1, every, timezone, $2::jsonb, missed, overlap, jitter, passed_until from asyncjobs.schedules "
+                "where name = 'good'",
+                f"by hand {number}",
+                stored,
+            )
+        assert [each.name for each in await jobs.schedules.list()] == ["good"]
+        assert [f"schedule 'by hand {number}' holds no job" in caplog.text for number in range(3)] == [
+            True
+        ] * 3
+        with pytest.raises(UndecodableInput, match=r"'by hand 0' holds no job.*it lacks .*args"):
+            await jobs.schedules.get("by hand 0")
+        with pytest.raises(UndecodableInput, match="'by hand 1' holds no job"):
+            await jobs.schedules.run_now("by hand 1")
+        problems = await check_stored_schedules(jobs, Codec())
+        assert [problem.partition(" holds")[0] for problem in problems] == [
+            f"schedule 'by hand {number}'" for number in range(3)
+        ]
+        for number in range(3):
+            await jobs.schedules.delete(f"by hand {number}")
+
+
+@pytest.mark.parametrize("name", [None, 3, "a\0b", "\ud800"])
+@pytest.mark.parametrize("verb", ["get", "pause", "resume", "delete", "run_now", "preview"])
+async def test_what_is_no_name(dsn: str, verb: str, name: Any) -> None:
+    """It is refused at the call, whatever Postgres or its driver would say of it."""
+    async with Jobs(dsn) as jobs:
+        with pytest.raises(InvalidOption, match="is no name of a schedule"):
+            await getattr(jobs.schedules, verb)(name)
 
 
 async def test_preview(dsn: str) -> None:

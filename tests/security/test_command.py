@@ -252,7 +252,7 @@ def test_only_the_embedded_server_starts_programs() -> None:
     assert starters == {"embedded"}
 
 
-READING = {"list", "show", "count", "demo", "migrate", "perform", "check", "schedules"}
+READING = {"list", "show", "count", "limits", "locks", "demo", "migrate", "perform", "check", "schedules"}
 RUNNING = {"run", "work-off", "enqueue"}
 CHANGING = {"retry", "cancel", "pause", "resume", "clear"}
 

@@ -411,6 +411,41 @@ async def test_a_hook_that_hangs_is_left(running: Jobs, where: str) -> None:
     assert said == ["end"]
 
 
+goes_on, saw = threading.Event(), threading.Event()
+
+
+@attrs.frozen
+class HangsInThread(Later, kind="seeds.HangsInThread", max_attempts=1, timeout=0.05):
+    def call(self) -> None:
+        raise OSError("broke")
+
+    def on_error(self, error: Exception) -> None:
+        said.append("error")
+        goes_on.wait(30)
+
+    def on_end(self) -> None:
+        said.append("end")
+
+    async def on_failure(self, error: Exception) -> None:
+        saw.set()
+
+
+async def test_a_hook_that_hangs_in_a_thread_is_alone_there(
+    running: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its thread nobody can stop: no other is asked beside it, and the job is held until it has ended."""
+    goes_on.clear()
+    saw.clear()
+    handle = await HangsInThread().later("call")
+    await eventually_async(lambda: _is(saw.is_set()))
+    assert "an earlier hook is over its time, and still runs in its thread" in caplog.text
+    assert await handle.status() is JobState.RUNNING
+    goes_on.set()
+    with pytest.raises(JobFailed, match="broke"):
+        await handle.result(timeout=20)
+    assert said == ["error"]
+
+
 @attrs.frozen
 class HangsForEver(Hangs, kind="seeds.HangsForEver", timeout=None): ...
 
@@ -437,6 +472,7 @@ SETTLED: dict[str, Any] = {
     "skip": Skip("done by hand"),
     "snooze": Snooze(3600),
     "discard": Discard(),
+    "a class": Skip,
 }
 
 
@@ -477,6 +513,7 @@ class Settles(Later, kind="seeds.SettlesWithHooks", max_attempts=1):
         ("skip", ["end", ("skip", "done by hand")]),
         ("snooze", ["end"]),
         ("discard", ["end"]),
+        ("a class", ["end", ("skip", "there was nothing left to do")]),
     ],
 )
 async def test_hooks_are_told_what_a_transaction_of_the_jobs_own_made_of_it(
@@ -528,7 +565,9 @@ UNDONE = "the transaction that settled the job was rolled back"
         ("fail", False, True, ["end", ("failure", "too late")]),
         ("skip", False, False, ["end", ("skip", "done by hand")]),
         ("skip", True, False, [("error", UNDONE), "end", ("failure", UNDONE)]),
+        ("a class", False, False, ["end", ("skip", "there was nothing left to do")]),
         ("snooze", False, True, ["end"]),
+        ("snooze", True, False, [("error", UNDONE), "end", ("failure", UNDONE)]),
     ],
 )
 async def test_hooks_are_told_what_the_transaction_of_a_session_made_of_it(

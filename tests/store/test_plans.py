@@ -13,7 +13,7 @@ import pytest
 
 from asyncjobs._model.outcome import Finished, Returned
 from asyncjobs._model.states import FinalState, LiveState
-from asyncjobs._store import chores, claims
+from asyncjobs._store import chores, claims, views
 from asyncjobs._store.intake import insert_jobs
 from asyncjobs._store.session import Session
 from tests.store.jobs import RUNNER, claim, enter, new_job, session_of
@@ -98,6 +98,20 @@ async def walk(session: Session) -> dict[str, tuple[int, int]]:
     jobs = [new_job(kind, queue) for queue, kind in LANES for _ in range(BATCH // len(LANES))]
     await measured("insert_jobs", lambda s: insert_jobs(s, jobs))
     return touched
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("queues", [None, ["default", "mail"]])
+async def test_a_walk_reads_what_it_returns(dsn: str, mode: str, queues: list[str] | None) -> None:
+    """`check` reads a long table in pieces, along its ids: none costs more for those before or behind it."""
+    async with session_of(dsn, plan_cache_mode=mode) as session:
+        await fill(session, LANES, 20_000)
+        first = await session.connection.fetchval("select min(id) from asyncjobs.live_jobs where id > 0")
+        for _ in range(6):  # the plan for any parameters is made at the sixth
+            spent = await cost(session, lambda s: views.walk_jobs(s, first + 9_999, BATCH, queues))
+        assert len(spent.result) == BATCH
+        assert spent.result[0].id >= first + 10_000
+        assert spent.blocks < 100
 
 
 async def empty(session: Session) -> None:

@@ -132,7 +132,7 @@ async def test_verbs_are_no_errors_but_fail_is(jobs: Jobs) -> None:
 async def test_an_endless_chain_is_an_error_that_names_it(jobs: Jobs) -> None:
     """And the one too many is not run."""
     await again.later()
-    with pytest.raises(NotDrained, match=r"^20 jobs were run, and there are more: 21 x th\.again"):
+    with pytest.raises(NotDrained, match=r"^20 jobs ran, and there are more: 21 x th\.again"):
         await drain(limit=20)
     await assert_enqueued(again, count=1)
 

@@ -43,6 +43,7 @@ from asyncjobs import (
     Prepared,
     Retry,
     QueueRegistry,
+    SUPPLIED,
     Schedule,
     TICK,
     Unique,
@@ -79,9 +80,11 @@ class ExportStations(
 ):
     tenant: str
     mailer: Dependency[Mail] = attrs.Factory(Mail)
+    other: Dependency[Mail] = SUPPLIED
 
     async def needed(self) -> bool:
         assert_type(self.mailer, Mail)
+        assert_type(self.other, Mail)
         return bool(self.mailer.send(3))
 
     async def call(self) -> int:

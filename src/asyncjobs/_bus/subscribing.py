@@ -12,8 +12,9 @@ from asyncjobs._bus.relay import Relay, Transform
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import Definition, job
 from asyncjobs._define.enqueueing import call_options
+from asyncjobs._define.later import Later
 from asyncjobs._define.registry import check_findable
-from asyncjobs._define.service import Later, Service
+from asyncjobs._define.service import Service
 from asyncjobs._enqueue.carried import meta_of
 from asyncjobs._model.events import Is, Subscription, Wanted, check_where, names_of
 from asyncjobs._model.keys import key_words

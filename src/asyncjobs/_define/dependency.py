@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 T = TypeVar("T")
 
 
 class _Supplied:
+    """The default of a field that is a dependency: `mailer: Dependency[Mailer] = SUPPLIED`. Where the job runs, there is one."""
+
     def __repr__(self) -> str:
-        return "supplied"
+        return "SUPPLIED"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"there is no {name!r} yet: this dependency is supplied where the job runs; to call it now, pass one"
+        )
 
 
-SUPPLIED = _Supplied()
+SUPPLIED: Any = _Supplied()
+"""The default of a field that is a dependency: `mailer: Dependency[Mailer] = SUPPLIED`. Where the job runs, there is one."""
 
 Dependency = Annotated[T, SUPPLIED]
 """Annotate a field or parameter with `Dependency[Mailer]`: `Jobs(…, provide={Mailer: make_mailer})` supplies it."""

@@ -15,6 +15,7 @@ from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.versions import name_and_version
+from asyncjobs._model.words import counted
 from asyncjobs._store.schedules import list_schedules, stored_job
 from asyncjobs._store.views import WaitingJob, walk_jobs
 from asyncjobs.errors import InvalidDefinition, UndecodableInput, UnknownKind
@@ -47,8 +48,9 @@ class Finding:
     def __str__(self) -> str:
         called = self.kind if self.method is None else f"{self.kind}.{self.method}"
         ids = ", ".join(map(str, self.ids)) + (", …" if self.jobs > len(self.ids) else "")
-        jobs = "1 job" if self.jobs == 1 else f"{self.jobs} jobs"
-        return f"{jobs} of {called}, stored at version {self.version} ({ids}): {self.says}"
+        return (
+            f"{counted(self.jobs, 'job')} of {called}, stored at version {self.version} ({ids}): {self.says}"
+        )
 
 
 @attrs.define
@@ -105,7 +107,11 @@ async def check_stored_schedules(jobs: Enqueuer, codec: Codec, *, foreign_kinds:
     problems = []
     for schedule in await jobs.ask(list_schedules):
         if schedule.owner is None:
-            job = stored_job(schedule)
+            try:
+                job = stored_job(schedule)
+            except UndecodableInput as error:
+                problems.append(str(error))
+                continue
             misfit = _misfit(job.stored_kind, job.method, job.args, codec)
             if misfit is not None and not (foreign_kinds and misfit[0].reason == UNKNOWN):
                 problems.append(f"schedule {schedule.name!r} of {job.kind}: {misfit[1]}")

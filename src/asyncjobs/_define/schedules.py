@@ -13,7 +13,7 @@ import orjson
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import BoundJob, Calling, Definition
 from asyncjobs._define.enqueueing import Prepared
-from asyncjobs._define.service import Later
+from asyncjobs._define.later import Later
 from asyncjobs._define.storable import STRICT
 from asyncjobs._model.durations import Duration, moment, seconds
 from asyncjobs._model.job import NewJob

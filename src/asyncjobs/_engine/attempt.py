@@ -20,6 +20,7 @@ from asyncjobs._define import registry
 from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
 from asyncjobs._define.kind import Kind
+from asyncjobs._define.methods import UnknownMethod
 from asyncjobs._engine.around import NOTHING_AROUND, Around
 from asyncjobs._engine.context import RolledBack, RunningJob
 from asyncjobs._engine.hooks import Told
@@ -37,6 +38,10 @@ from asyncjobs._model.verbs import Cancel, Fail, Finish, Retry, Skip, Verb, only
 from asyncjobs.errors import InvalidInput, InvalidOption, UndecodableInput
 
 logger = logging.getLogger("asyncjobs")
+
+LEFT_TO_OTHERS = 10.0, 3600.0
+"""Seconds until a job whose method is not known here is claimed again, with luck by newer code: about so many at first, and a quarter
+of the time for which the method has been missing later; at most so many."""
 
 
 @attrs.define(eq=False)
@@ -208,6 +213,8 @@ class Attempt:
         return await (call.function() if call.is_async else self._in_thread(call.function, call.what))
 
     async def _in_thread(self, function: Callable[[], Any], what: str) -> Any:
+        if self.thread is not None:  # it is known until it ends: the job is not given back before
+            raise RuntimeError("an earlier hook is over its time, and still runs in its thread")
         self.thread = ThreadCall(function, what, self._left_thread)
         value = await self.thread.result()
         return await value if _is_awaitable(value) else value
@@ -279,13 +286,15 @@ class Attempt:
             return Returned(job, LiveState.READY, unburnt=True)
         if self._is_cut_off(error):
             return self._found_no_database(error)
+        if isinstance(error, UnknownMethod):
+            return self._leave_to_others(error)
         return self._failed(self._plain(error))
 
     def error_in(self, raised: BaseException) -> BaseException | None:
         """The error that fails the attempt; None where none does: a verb was said, somebody stopped it, Postgres is away."""
         if self.running.completed or "cancel" in self.stopped_for or isinstance(raised, Verb):
             return None
-        if self._is_cut_off(raised):
+        if self._is_cut_off(raised) or isinstance(raised, UnknownMethod):
             return None
         if self.interrupted and self.stopped_for[:1] == ("shutdown",):
             return None
@@ -305,6 +314,20 @@ class Attempt:
             words_of(error),
         )
         return Returned(job, LiveState.RETRYABLE, delay=self._wait(), unburnt=True)
+
+    def _leave_to_others(self, error: UnknownMethod) -> Returned:
+        """A method that newer code has is nothing that fails a job, as a kind is not: who knows it may claim it."""
+        job = self.job
+        logger.log(
+            logging.DEBUG if error.known_for else logging.WARNING,
+            "job %s is left to a process that knows its method, as are others like it, and no attempt counts: %s",
+            job.id,
+            error,
+        )
+        text = error_json(job, error, with_traceback=False)
+        least, most = LEFT_TO_OTHERS
+        delay = min(max(least, error.known_for / 4), most) * random.uniform(0.8, 1.2)
+        return Returned(job, LiveState.RETRYABLE, delay=delay, unburnt=True, error=text)
 
     def _plain(self, error: BaseException) -> BaseException:
         """*error*, or in words what it means that the job was cancelled."""

@@ -25,10 +25,10 @@ from asyncjobs._engine.verdict import ended, outcome_of
 from asyncjobs._enqueue.ambient import transaction, which
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.job import ClaimedJob
-from asyncjobs._model.outcome import Finished, Outcome
+from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.schedule import tick_of
 from asyncjobs._model.states import FinalState, JobState
-from asyncjobs._model.verbs import Finish, Verb
+from asyncjobs._model.verbs import Finish, Verb, as_said, says_verb
 from asyncjobs._store import views
 from asyncjobs._store.connection import Connection
 from asyncjobs._store.foreign import Joined, explained, join
@@ -112,7 +112,7 @@ class CurrentJob(Protocol):
         Raises LeaseLost, AlreadyCompleted and WrongConnection.
         """
 
-    async def settle(self, verb: Verb, *, on: Any) -> None:
+    async def settle(self, verb: Verb | type[Verb], *, on: Any) -> None:
         """Say what becomes of the job on *on*, as its last statement: `settle(Retry(60), on=session)`.
 
         It commits with what is written there, or rolls back with it; for the rest it is as `complete`.
@@ -137,6 +137,7 @@ class RunningJob:
         Any
     ] = ()  #: what it was settled with, in transactions of its own: a verb, or a result; the last counts
     outcome: Outcome | None = None  #: what that makes of it
+    _settled_at = 0.0  #: on the performance counter
     _owner = 0  #: the id of that transaction's connection, which is not kept alive
     _is_open: Callable[[], bool] = staticmethod(lambda: False)
 
@@ -216,8 +217,8 @@ class RunningJob:
     async def complete(self, *, on: Any, result: Any = None) -> None:
         await self._settle_on(on, result, "complete")
 
-    async def settle(self, verb: Verb, *, on: Any) -> None:
-        if not isinstance(verb, Verb):
+    async def settle(self, verb: Verb | type[Verb], *, on: Any) -> None:
+        if not says_verb(verb):
             raise InvalidOption(
                 f"settle() got {verb!r:.160}; pass a verb, as in settle(Retry(60), on=session)"
             )
@@ -253,9 +254,14 @@ class RunningJob:
             return
         if job is None or job.state is not JobState.RUNNING:
             self._has_committed()
-        elif isinstance(self.outcome, Finished):  # else it may have been given back and be claimed again
+        elif isinstance(self.outcome, Finished) or self._is_not_due_again():
             self.said, self.outcome = (), None
             raise RolledBack("the transaction that settled the job was rolled back")
+
+    def _is_not_due_again(self) -> bool:
+        """What was given back could not be claimed again by now: a job that runs was not given back, then."""
+        assert isinstance(self.outcome, Returned)
+        return time.perf_counter() < self._settled_at + (self.outcome.delay or 0)
 
     def _check_open(self, joined: Joined | None) -> None:
         """Refuse what is known to be a second completion.
@@ -270,9 +276,10 @@ class RunningJob:
 
     async def _settle(self, joined: Joined, result: Any) -> None:
         self._check_open(joined)
+        result = as_said(result)
         session = Session(joined.connection, self._jobs.schema)
         with explained(joined, "the job was completed"):
-            outcome = self._outcome(result)
+            outcome, self._settled_at = self._outcome(result), time.perf_counter()
             if await self._write(session, outcome):
                 self.outcome, self.said = outcome, (*self.said, result)
                 return
@@ -337,7 +344,7 @@ class NoJob:
     async def complete(self, *, on: Any, result: Any = None) -> None:
         """Nothing to complete; the transaction is its owner's."""
 
-    async def settle(self, verb: Verb, *, on: Any) -> None:
+    async def settle(self, verb: Verb | type[Verb], *, on: Any) -> None:
         """Nothing to settle."""
 
 

@@ -29,7 +29,7 @@ from asyncjobs._model.durations import A_CENTURY, moment
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.outcome import Finished, Outcome
 from asyncjobs._model.states import FinalState
-from asyncjobs._model.verbs import Finish, Verb, says_verb
+from asyncjobs._model.verbs import Finish, Verb, as_said, says_verb
 
 
 class Attempted(Protocol):
@@ -172,9 +172,8 @@ class Told:
             return raised
         said = await self._tell_all("error", error)
         if says_verb(said):
-            said = said() if isinstance(said, type) else said
-            said.__cause__ = error
-            verb: BaseException = said
+            verb: BaseException = as_said(said)
+            verb.__cause__ = error
             return verb
         attempt.is_quiet = said is False
         at = await self._tell("reschedule_at", now := datetime.now(UTC), attempt.job.attempt)

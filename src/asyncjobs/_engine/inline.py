@@ -27,7 +27,7 @@ from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.job import ClaimedJob, NewJob
 from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import FinalState
-from asyncjobs._model.verbs import Finish, Verb
+from asyncjobs._model.verbs import Finish, Verb, as_said
 from asyncjobs._store.connection import Connection
 from asyncjobs._store.foreign import explained, join
 from asyncjobs._store.intake import insert_finished
@@ -55,13 +55,13 @@ class NowJob(NoJob):
         async with super().transaction() as connection:
             yield connection
         if not self.is_asked:
-            self.said.append(self.result)
+            self.said.append(as_said(self.result))
 
     async def complete(self, *, on: Any, result: Any = None) -> None:  # noqa: ARG002
-        self.said.append(result)
+        self.said.append(as_said(result))
 
-    async def settle(self, verb: Verb, *, on: Any) -> None:  # noqa: ARG002
-        self.said.append(verb)
+    async def settle(self, verb: Verb | type[Verb], *, on: Any) -> None:  # noqa: ARG002
+        self.said.append(as_said(verb))
 
 
 async def run_now(

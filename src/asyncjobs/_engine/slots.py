@@ -9,6 +9,7 @@ from typing import Any
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.options import check_name
 from asyncjobs._model.urgency import EVERY_PRIORITY, LEAST_URGENT, MOST_URGENT, Slots, Urgency, thresholds
+from asyncjobs._model.words import counted
 from asyncjobs.errors import InvalidOption
 
 EVERY_QUEUE = ""
@@ -54,9 +55,8 @@ class Pool:
             )
         elif first != MOST_URGENT:
             choices.insert(0, f"priority from {first}")
-        slots = "1 slot" if self.size == 1 and choices else f"{self.size} slots"
         choice = f" ({', '.join(choices)})" if choices else ""
-        return f"<{slots} for {queues}{choice}>"
+        return f"<{counted(self.size, 'slot')} for {queues}{choice}>"
 
     @property
     def free(self) -> int:

@@ -11,6 +11,7 @@ from asyncjobs._engine.slots import Pool
 from asyncjobs._engine.solitude import LONGEST, Solitude
 from asyncjobs._model.job import ClaimedJob
 from asyncjobs._model.urgency import Urgency
+from asyncjobs._model.words import counted
 from asyncjobs._store.claims import Suspect, claim_suspect, seek_suspect, take_turn
 from asyncjobs._store.session import Session
 
@@ -104,10 +105,10 @@ class Suspects:
             self._release([suspect.job])
             return True
         logger.info(
-            "job %s (%s) was running when %s of its runners died: it runs alone",
+            "job %s (%s) was running when %s died: it runs alone",
             suspect.job.id,
             suspect.job.kind,
-            suspect.crashes,
+            counted(suspect.crashes, "runner"),
         )
         solitude.close(now)
         solitude.begins(now, suspect)

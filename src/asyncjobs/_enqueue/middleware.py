@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from asyncjobs._model.job import NewJob
+from asyncjobs._model.words import counted
 from asyncjobs.errors import InvalidOption
 
 EVENTS = ("enqueue", "run", "error", "failure")
@@ -68,6 +69,6 @@ async def _next(layer: Callable[..., Awaitable[Any]], inner: Store, jobs: Sequen
     stored = await layer(jobs, inner)
     if stored is None or len(stored) != len(jobs):
         raise InvalidOption(
-            f"middleware enqueue {layer!r:.160} must return what call_next returned, for all {len(jobs)} jobs"
+            f"middleware enqueue {layer!r:.160} must return what call_next returned: one for each of {counted(len(jobs), 'job')}"
         )
     return stored

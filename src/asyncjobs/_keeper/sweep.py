@@ -9,6 +9,7 @@ import anyio
 import orjson
 
 from asyncjobs._keeper.vigilance import Vigilance
+from asyncjobs._model.words import counted
 from asyncjobs._store.chores import Rescue, find_orphans, rescue_jobs
 from asyncjobs._store.faults import discreet, is_transient, sqlstate
 from asyncjobs._store.locks import sweep_locks
@@ -90,7 +91,9 @@ class Sweep:
             logger.error("locks cannot be looked after: %s", discreet(refusal))  # noqa: TRY400
             return
         if swept.freed:
-            logger.warning("%s locks were held by jobs that are gone, or did not begin", swept.freed)
+            logger.warning(
+                "%s freed: held by jobs that are gone, or did not begin", counted(swept.freed, "lock")
+            )
 
     async def _rescue(self, incarnation: int) -> None:
         error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()
@@ -112,7 +115,7 @@ class Sweep:
 def _tell(incarnation: int, rescue: Rescue, max_crashes: int) -> None:
     """One line for the runner, and one for each job that will not run again by itself."""
     came = {
-        "run again (one at a time, where they had begun)": rescue.waiting,
+        "to run again (one at a time, where they had begun)": rescue.waiting,
         "failed": rescue.failed,
         "cancelled, as somebody had asked": rescue.cancelled,
     }
@@ -125,9 +128,9 @@ def _tell(incarnation: int, rescue: Rescue, max_crashes: int) -> None:
     )
     for job_id, kind in rescue.deadly:
         logger.error(
-            "job %s (%s) took %s runners down and is failed: it runs again only when somebody retries it",
+            "job %s (%s) took %s down and is failed: it runs again only when somebody retries it",
             job_id,
             kind,
-            max_crashes,
+            counted(max_crashes, "runner"),
             extra={"job_id": job_id, "kind": kind},
         )

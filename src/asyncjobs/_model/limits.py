@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from asyncjobs._model.durations import Duration, seconds
+from asyncjobs._model.durations import A_CENTURY, Duration, seconds
 from asyncjobs.errors import InvalidOption
 
 MOST = 10_000
@@ -21,7 +21,8 @@ def count_of(value: object, name: str) -> int:
 class Rate:
     """At most *count* jobs begin *per* second, or any other time, on average; at most *burst* of them at once (*count*).
 
-    A bucket of *burst* tokens: a job takes one when it begins, and they come back evenly.
+    A bucket of *burst* tokens: a job takes one when it begins, and they come back evenly. So `Rate(100, per=60, burst=10)` is
+    `Rate(10, per=6)`, and that is what `jobs.limits()` says of it.
     """
 
     count: int
@@ -41,6 +42,15 @@ class Rate:
     def every(self) -> float:
         """Seconds from one token to the next."""
         return self.per / self.count
+
+
+def rate_of(every: float, burst: int) -> Rate:
+    """The rate of a bucket, which is all that is stored: as it was said, unless a burst of its own was said, too."""
+    per = every * burst
+    if per > A_CENTURY:
+        return Rate(1, per=every, burst=burst)
+    plain = float(f"{per:.12g}")  # 60, where a hundredth of 60 times 100 is 60.00000000000001
+    return Rate(burst, per=plain if plain / burst == every else per)
 
 
 def checked_limits(concurrency: object, rate: object) -> tuple[int | None, Rate | None]:

@@ -19,6 +19,18 @@ class JobStats:
     highest_error_count: int  #: attempts that failed, of the job with the most
     oldest_run_at: datetime
 
+    def merged(self, other: JobStats) -> JobStats:
+        """Of both: the same kind, at two versions."""
+        return JobStats(
+            queue=self.queue,
+            kind=self.kind,
+            count=self.count + other.count,
+            count_working=self.count_working + other.count_working,
+            count_errored=self.count_errored + other.count_errored,
+            highest_error_count=max(self.highest_error_count, other.highest_error_count),
+            oldest_run_at=min(self.oldest_run_at, other.oldest_run_at),
+        )
+
 
 @attrs.frozen(kw_only=True)
 class HeldJob:

@@ -17,6 +17,11 @@ def says_verb(value: Any) -> bool:
     return issubclass(kind, Verb) or (kind is type and issubclass(value, Verb))
 
 
+def as_said(value: Any) -> Any:
+    """*value*, or the verb that is meant where it is the class of one."""
+    return value() if type(value) is type and issubclass(value, Verb) else value
+
+
 def only_verb(error: BaseException) -> Verb | None:
     """The verb that is all there is to *error*, itself or in groups of errors; None where there is another thing or none."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

@@ -12,6 +12,7 @@ import anyio
 from asyncjobs._engine.completer import Completer
 from asyncjobs._engine.identity import Identity
 from asyncjobs._keeper.thread import KeeperThread
+from asyncjobs._model.words import counted
 from asyncjobs._runner.attempts import Attempts
 from asyncjobs._store.claims import Claim, absolve_jobs
 
@@ -59,7 +60,8 @@ class Stopping:
             await self._completer.flush()
         if self._completer.unwritten:
             logger.warning(
-                "what %s jobs came to could not be written; they run again", self._completer.unwritten
+                "what %s came to could not be written, and will be run again",
+                counted(self._completer.unwritten, "job"),
             )
         await self._absolve_threads()
         for attempt in self._attempts:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,7 +23,9 @@ from asyncjobs._store.foreign import explained, join
 from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
 from asyncjobs._store.unique import Stored
-from asyncjobs.errors import InvalidOption, ScheduleNotFound
+from asyncjobs.errors import InvalidOption, ScheduleNotFound, UndecodableInput
+
+logger = logging.getLogger("asyncjobs")
 
 All = list[Schedule]  # where `list` is a method
 Times = list[datetime]
@@ -35,11 +39,17 @@ class Schedules:
         self._changed = changed  #: tells the runner of this process, which may not hear of it otherwise
 
     async def list(self) -> All:
-        """Every schedule, by name."""
-        return [_shown(each) for each in await self._jobs.ask(store.list_schedules)]
+        """Every schedule, by name. One that holds no job, as somebody else has written it, is logged and left out."""
+        shown = []
+        for each in await self._jobs.ask(store.list_schedules):
+            try:
+                shown.append(_shown(each))
+            except UndecodableInput as error:
+                logger.warning("%s", error)
+        return shown
 
     async def get(self, name: str) -> Schedule:
-        """One schedule. Raises ScheduleNotFound."""
+        """One schedule. Raises ScheduleNotFound, and UndecodableInput for one that holds no job."""
         return _shown(await self._stored(name))
 
     async def create(self, schedule: Repeating, *, on: Any = None, replace: bool = False) -> None:
@@ -67,18 +77,18 @@ class Schedules:
 
     async def pause(self, name: str) -> None:
         """Let it tick no more, in any process, until `resume`. Raises ScheduleNotFound."""
-        _check(name, found=await self._jobs.ask(store.pause_schedule, name))
+        _check(name, found=await self._jobs.ask(store.pause_schedule, _name(name)))
 
     async def resume(self, name: str) -> None:
         """Let it tick again, from now: nothing it did not do while it was paused was missed. Raises ScheduleNotFound."""
-        _check(name, found=await self._jobs.ask(store.resume_schedule, name))
+        _check(name, found=await self._jobs.ask(store.resume_schedule, _name(name)))
         self._changed()
 
     async def delete(self, name: str) -> None:
         """Forget one that was created at run time; its jobs stay. Raises ScheduleNotFound, and InvalidOption for one that code
         declares, which would come back.
         """
-        if not await self._jobs.ask(store.delete_schedule, name):
+        if not await self._jobs.ask(store.delete_schedule, _name(name)):
             await self._stored(name)
             raise InvalidOption(
                 f"schedule {name!r} is declared in code, and would be back at the next start; take it out there, or pause it"
@@ -86,7 +96,7 @@ class Schedules:
 
     async def run_now(self, name: str) -> Handle[Any]:
         """Enqueue its job at once, whether or not something is due or it is paused: its tick is now. Raises ScheduleNotFound."""
-        stored, job = await self._jobs.ask(_run_now, name, self._jobs)
+        stored, job = await self._jobs.ask(_run_now, _name(name), self._jobs)
         if self._jobs.runner is not None:
             self._jobs.runner.wake(lanes_of([job]))
         return Handle(stored.id, stored.created, self._jobs, reader_by_kind(codec_of(self._jobs)))
@@ -98,7 +108,7 @@ class Schedules:
         return [tick.astimezone(zone) for tick in next_ticks(schedule.timing, schedule.now, count)]
 
     async def _stored(self, name: str) -> StoredSchedule:
-        found = await self._jobs.ask(store.get_schedule, name)
+        found = await self._jobs.ask(store.get_schedule, _name(name))
         if found is None:
             raise ScheduleNotFound(name)
         return found
@@ -113,6 +123,15 @@ async def _run_now(session: Session, name: str, jobs: Enqueuer) -> tuple[Stored,
         (stored,) = await store_jobs(session, jobs, [job])
         await store.note_job(session, name, stored.id)
     return stored, job
+
+
+def _name(given: object) -> str:
+    """What may be the name of a stored schedule, whoever named it. Raises InvalidOption."""
+    if isinstance(given, str) and "\0" not in given:
+        with suppress(UnicodeEncodeError):
+            given.encode()
+            return given
+    raise InvalidOption(f"name={given!r:.160} is no name of a schedule; use text that Postgres can store")
 
 
 def _check(name: str, *, found: bool) -> None:

@@ -11,7 +11,7 @@ CHUNK = 10_000  #: jobs one statement deletes
 
 
 class Overdue(NamedTuple):
-    """Jobs of one queue that have been due for long, and nobody has claimed."""
+    """Jobs of one queue that have been due for long, and nobody runs."""
 
     queue: str
     jobs: int

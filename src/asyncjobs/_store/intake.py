@@ -10,6 +10,7 @@ import orjson
 
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.outcome import Finished, Kept
+from asyncjobs._model.words import counted
 from asyncjobs._store.faults import is_failed_transaction, is_missing_schema, sqlstate
 from asyncjobs._store.session import Session
 from asyncjobs.errors import InvalidInput, SchemaMissing, WrongConnection
@@ -92,7 +93,7 @@ async def insert_jobs(session: Session, jobs: Sequence[NewJob], *, wake: bool = 
     text = orjson.dumps([as_json(job) for job in jobs]).decode()
     if len(text) > MOST_JSON:
         raise InvalidInput(
-            f"{len(jobs):,} jobs of {len(text):,} bytes are too much for one statement, which takes {MOST_JSON:,}; "
+            f"{counted(len(jobs), 'job')} of {len(text):,} bytes: too much for one statement, which takes {MOST_JSON:,}; "
             "enqueue them in smaller parts of the same transaction"
         )
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from asyncjobs._model.job import ClaimedJob
-from asyncjobs._model.limits import QueueLimit, Rate
+from asyncjobs._model.limits import QueueLimit, Rate, rate_of
 from asyncjobs._store.session import Session
 
 
@@ -41,6 +41,6 @@ async def limit_queue(session: Session, queue: str, concurrency: int | None, rat
 async def list_limits(session: Session) -> dict[str, QueueLimit]:
     """The limits of queues."""
     return {
-        queue: QueueLimit(concurrency, None if every is None else Rate(burst, per=every * burst), running)
+        queue: QueueLimit(concurrency, None if every is None else rate_of(every, burst), running)
         for queue, concurrency, every, burst, running in await session.fetch("list_limits")
     }

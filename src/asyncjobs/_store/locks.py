@@ -70,8 +70,22 @@ class HeldLock(NamedTuple):
     job: int
     token: int
     since: datetime
+    kind: str | None  #: as it is stored; None: the job is gone
+    method: str | None
 
 
 async def list_locks(session: Session) -> list[HeldLock]:
     """Every lock that is held."""
     return [HeldLock(*row) for row in await session.fetch("list_locks")]
+
+
+class Blocked(NamedTuple):
+    """Jobs that wait for one lock."""
+
+    jobs: int
+    kind: str  #: of one of them, as it is stored
+
+
+async def count_blocked(session: Session) -> dict[str, Blocked]:
+    """How many jobs wait for each lock, by its key."""
+    return {key: Blocked(jobs, kind) for key, jobs, kind in await session.fetch("count_blocked")}

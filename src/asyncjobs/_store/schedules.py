@@ -11,7 +11,9 @@ import orjson
 
 from asyncjobs._model.job import NewJob
 from asyncjobs._model.schedule import NewSchedule, StoredSchedule
+from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
+from asyncjobs.errors import UndecodableInput
 
 _COLUMNS = [field.name for field in attrs.fields(StoredSchedule)]
 _OF_A_JOB = {field.name: field.default for field in attrs.fields(NewJob)}
@@ -87,9 +89,18 @@ async def delete_schedule(session: Session, name: str) -> bool:
 
 
 def stored_job(schedule: StoredSchedule) -> NewJob:
-    """What each tick enqueues. Newer code may have said more of it than is known here."""
-    stored = orjson.loads(schedule.job)
-    return NewJob(**{name: value for name, value in stored.items() if name in _OF_A_JOB})
+    """What each tick enqueues. Newer code may have said more of it than is known here. Raises UndecodableInput."""
+    stored = from_json(schedule.job)
+    known = {name: stored[name] for name in _OF_A_JOB if name in stored} if isinstance(stored, dict) else {}
+    missing = [name for name, default in _OF_A_JOB.items() if default is attrs.NOTHING and name not in known]
+    if missing or not all(isinstance(known[name], str) for name in ("kind", "queue", "args")):
+        raise UndecodableInput(
+            f"schedule {schedule.name!r} holds no job, so somebody else has written it"
+            + (f": it lacks {', '.join(missing)}" if missing else "")
+            + "; delete it, and create it with `jobs.schedules.create`",
+            reason="no job",
+        )
+    return NewJob(**known)
 
 
 def _schedule(row: Iterable[Any]) -> StoredSchedule:

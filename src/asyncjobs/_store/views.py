@@ -24,6 +24,24 @@ async def get_jobs(session: Session, ids: Collection[int]) -> dict[int, Job]:
     return {job.id: job for job in found}
 
 
+class Keys(NamedTuple):
+    """What a job is known by among others, and who is in its way."""
+
+    unique_key: str | None
+    has_unique: bool  #: no other live job may have that key
+    lock_key: str | None
+    lock_slots: int | None
+    fair_key: str | None
+    holders: Sequence[int]  #: the jobs that hold its lock; it may be one of them
+    ahead: int | None  #: of a blocked job: how many wait before it
+
+
+async def find_keys(session: Session, job_id: int) -> Keys | None:
+    """The keys of a job, live or finished."""
+    row = await session.fetchrow("find_keys", job_id)
+    return Keys(*row) if row else None
+
+
 async def list_jobs(
     session: Session,
     *,

@@ -16,7 +16,8 @@ from asyncjobs._define import registry
 from asyncjobs._define.definition import Definition
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.kind import Kind
-from asyncjobs._define.service import Later, Service
+from asyncjobs._define.later import Later
+from asyncjobs._define.service import Service
 from asyncjobs._define.signature import Signature
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.words import read_inputs
@@ -119,7 +120,7 @@ def _methods(service: Service) -> list[str]:
     methods = []
     for name, _ in inspect.getmembers_static(service.cls):
         with suppress(InvalidDefinition):
-            methods.append(service._method(name).name)
+            methods.append(service.methods.find(name).name)
     return methods
 
 
@@ -161,11 +162,11 @@ class MethodCall:
 
     @property
     def what(self) -> str:
-        return self.service._method(self.method).what
+        return self.service.methods.find(self.method).what
 
     @property
     def is_async(self) -> bool:
-        return self.service._method(self.method).is_async
+        return self.service.methods.find(self.method).is_async
 
     @property
     def result_type(self) -> Any:
@@ -178,12 +179,12 @@ class MethodCall:
     def ready(self, supply: Supply) -> Callable[[], Any]:
         function = getattr(self._make(supply), self.method)
         return _ready(
-            function, self.service._method(self.method).signature, self.arguments, supply, self.what
+            function, self.service.methods.find(self.method).signature, self.arguments, supply, self.what
         )
 
     def prepare(self, supply: Supply, options: Mapping[str, Any]) -> Prepared[Any]:
         instance = self._make(supply)
-        found = self.service._method(self.method)
+        found = self.service.methods.find(self.method)
         if not found.takes_arguments:
             return instance.prepare(self.method, **options)
         args, kwargs = _arguments(found.signature, self.arguments, self.what)
@@ -194,16 +195,17 @@ class MethodCall:
         name = self.service.cls.__qualname__
         _check_complete(self.service._signature, self.fields, name)
         try:
-            return self.service._make(self.fields, supply, name)
+            made: Later = self.service._make(self.fields, supply, name)
         except JobsError:
             raise
         except Exception as error:
             raise click.UsageError(f"{name} refuses these inputs: {type(error).__name__}: {error}") from error
+        return made
 
 
 def _method_call(service: Service, method: str, words: Sequence[str]) -> MethodCall:
     try:
-        found = service._method(method)
+        found = service.methods.find(method)
     except InvalidDefinition as error:
         raise Refused(str(error), Exit.USAGE if hasattr(service.cls, method) else Exit.NOT_FOUND) from error
     fields = service._signature.types

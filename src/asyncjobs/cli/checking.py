@@ -14,6 +14,7 @@ from asyncjobs._define.fitting import check_stored_schedules, check_waiting
 from asyncjobs._define.registry import definitions
 from asyncjobs._model.queues import place_of
 from asyncjobs._model.states import FINAL
+from asyncjobs._model.words import counted
 from asyncjobs._store.clearing import find_overdue
 from asyncjobs.cli.exits import Exit
 from asyncjobs.cli.helping import examples
@@ -41,7 +42,7 @@ async def undeclared_queues(jobs: Jobs, only: Sequence[str] = ()) -> list[str]:
     }
     for queue, count in waiting.items():
         if count:
-            found.setdefault(queue, []).append(f"{count} jobs")
+            found.setdefault(queue, []).append(counted(count, "job"))
     return [
         f"queue {queue!r} is registered by no part of the application, and has {', '.join(of)}; "
         f"asyncjobs.queues.register().queue({queue!r}) registers it"
@@ -51,10 +52,10 @@ async def undeclared_queues(jobs: Jobs, only: Sequence[str] = ()) -> list[str]:
 
 
 async def late_jobs(jobs: Jobs, age: float) -> list[str]:
-    """What has been due for *age* seconds, and nobody has claimed."""
+    """What has been due for *age* seconds, and nobody runs."""
     return [
-        f"{late.jobs} jobs of queue {late.queue!r} have been due for more than {age:g} s, the oldest for "
-        f"{late.oldest:.0f} s, and nobody has claimed them{': the queue is paused' if late.is_paused else ''}"
+        f"{counted(late.jobs, 'job')} of queue {late.queue!r} due for more than {age:g} s, the oldest for {late.oldest:.0f} s, "
+        f"and run by nobody{': the queue is paused' if late.is_paused else ''}"
         for late in await jobs.ask(find_overdue, age)
     ]
 
@@ -79,7 +80,7 @@ async def late_jobs(jobs: Jobs, age: float) -> list[str]:
     type=DurationWord(),
     envvar="ASYNCJOBS_MAX_AGE",
     metavar="SECONDS",
-    help="Only this: has any job been due for longer, and nobody has claimed it? For a monitor. [env ASYNCJOBS_MAX_AGE]",
+    help="Only this: has any job been due for longer, and nobody runs it? For a monitor. [env ASYNCJOBS_MAX_AGE]",
 )
 @with_output
 def check(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from asyncjobs._model.words import counted
 from asyncjobs._store.clearing import clear_finished, clear_jobs
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, with_output
@@ -61,4 +62,4 @@ def clear(
 
     count = within(jobs, do)
     output.data({"deleted": count})
-    output.text(f"deleted {count} jobs")
+    output.text(f"deleted {counted(count, 'job')}")

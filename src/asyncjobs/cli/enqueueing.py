@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -15,9 +16,13 @@ from asyncjobs._model.states import JobState
 from asyncjobs.cli.calls import Wording, read_call
 from asyncjobs.cli.exits import Refused
 from asyncjobs.cli.helping import examples
-from asyncjobs.cli.output import Output, call_of, job_data, with_output
+from asyncjobs.cli.output import Output, call_of, job_data, visible, with_output
 from asyncjobs.cli.target import find_app, split_app, within
+from asyncjobs.cli.waiting import waits_for
 from asyncjobs.cli.words import DurationWord, MomentWord, is_input
+from asyncjobs.errors import JobsError
+
+A_MOMENT = 2.0  #: seconds after which `--wait` says what the job waits for
 
 
 def split_call(words: Sequence[str]) -> tuple[str | None, str, Sequence[str]]:
@@ -46,7 +51,11 @@ def split_call(words: Sequence[str]) -> tuple[str | None, str, Sequence[str]]:
 @click.option(
     "--priority", type=int, help="Lower runs sooner inside a queue; 0 unless the definition says otherwise."
 )
-@click.option("--wait", is_flag=True, help="Wait for the result and print it; exit 1 when there is none.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for the result and print it; exit 1 when there is none. Says what it waits for.",
+)
 @click.option("--timeout", type=DurationWord(), help="Wait at most so long; exit 1 then. The job goes on.")
 @with_output
 def enqueue(words: Sequence[str], wait: bool, timeout: float | None, output: Output, **options: Any) -> None:
@@ -83,6 +92,7 @@ async def _enqueue(jobs: Jobs, call: Wording, options: dict[str, Any]) -> tuple[
 
 
 async def _final(jobs: Jobs, job: Job, timeout: float | None) -> Job:
+    hint = asyncio.create_task(_say_what_it_waits_for(jobs, job.id))
     try:
         async with asyncio.timeout(timeout):
             return await jobs.wait_for_job(job.id)
@@ -93,6 +103,17 @@ async def _final(jobs: Jobs, job: Job, timeout: float | None) -> Job:
     except asyncio.CancelledError:
         click.echo(f"job {job.id} goes on", err=True)
         raise
+    finally:
+        hint.cancel()
+
+
+async def _say_what_it_waits_for(jobs: Jobs, job_id: int) -> None:
+    """Once, after a moment: who waits for a job that nobody runs would wait for ever."""
+    await asyncio.sleep(A_MOMENT)
+    with suppress(JobsError):
+        job = await jobs.get_job(job_id)
+        if job is not None and (words := await waits_for(jobs, job)):
+            click.echo(visible(f"job {job_id} waits for {words}"), err=True)
 
 
 def _tell(job: Job, output: Output) -> None:

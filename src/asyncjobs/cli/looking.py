@@ -10,10 +10,12 @@ import click
 from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
-from asyncjobs._store.views import Suspects, count_suspects
+from asyncjobs._model.words import counted
+from asyncjobs._store.views import Keys, Suspects, count_suspects, find_keys
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, call_of, job_data, when, with_output
 from asyncjobs.cli.target import database, find_jobs, split_app, within
+from asyncjobs.cli.waiting import waits_for
 from asyncjobs.errors import JobNotFound
 
 HIGHEST_ID = 2**63 - 1
@@ -120,24 +122,31 @@ def split_ids(words: Sequence[str]) -> tuple[str | None, list[int]]:
 def show(words: Sequence[str], dsn: str | None, schema: str | None, output: Output) -> None:
     """Show a job in full.
 
-    What it calls and with what, how it went, what it returned, or why it failed, with the traceback of each attempt.
+    What it calls and with what, how it went, what it returned, or why it failed, with the traceback of each attempt; what it
+    waits for, and which unique key, lock and fair key it has.
     """
     app, ids = split_ids(words)
     if len(ids) > 1:
         raise click.UsageError("one job at a time")
     jobs = find_jobs(app, dsn, schema)
-    job = within(jobs, lambda: jobs.get_job(ids[0]))
-    if job is None:
-        raise JobNotFound(ids[0])
-    output.data(job_data(job))
-    for line in _description(job):
+
+    async def found() -> tuple[Job, Keys, str | None]:
+        job, keys = await jobs.get_job(ids[0]), await jobs.ask(find_keys, ids[0])
+        if job is None or keys is None:
+            raise JobNotFound(ids[0])
+        return job, keys, await waits_for(jobs, job)
+
+    job, keys, waiting = within(jobs, found)
+    output.data({**job_data(job), **keys._asdict(), "waits_for": waiting})
+    for line in _description(job, keys, waiting):
         output.text(line)
 
 
-def _description(job: Job) -> list[str]:
+def _description(job: Job, keys: Keys, waiting: str | None) -> list[str]:
     lines = [f"job {job.id}  {call_of(job)}", ""]
     facts: dict[str, object] = {
         "state": f"{job.state}, {when(job)}" + (", to run alone" if _is_suspect(job) else ""),
+        "waits for": waiting,
         "queue": job.queue,
         "priority": job.priority or None,
         "attempt": f"{job.attempt} of {job.max_attempts}"
@@ -147,6 +156,9 @@ def _description(job: Job) -> list[str]:
         "started": job.started_at,
         "finished": job.finished_at,
         "runner": job.runner,
+        "unique": keys.unique_key and keys.unique_key + ("" if keys.has_unique else ", let go"),
+        "lock": _lock(job, keys),
+        "fair": keys.fair_key,
         "tags": ", ".join(job.tags) or None,
     }
     lines += [f"{name:<10}{value}" for name, value in facts.items() if value is not None]
@@ -160,6 +172,13 @@ def _description(job: Job) -> list[str]:
         if error.traceback:
             lines += ["", *(f"    {line}" for line in error.traceback.rstrip().splitlines())]
     return lines
+
+
+def _lock(job: Job, keys: Keys) -> str | None:
+    if keys.lock_key is None or keys.lock_slots is None:
+        return None
+    held = ", held by this one" if job.id in keys.holders else ""
+    return f"{keys.lock_key}, {counted(keys.lock_slots, 'job')} at a time{held}"
 
 
 def _is_suspect(job: Job) -> bool:
@@ -199,11 +218,11 @@ def count(app: str | None, dsn: str | None, schema: str | None, output: Output) 
         output.note("no jobs")
     if suspects.waiting:
         output.note(
-            f"{suspects.waiting} of them were running when their process died, and run alone, one at a time"
+            f"{counted(suspects.waiting, 'job')} running when the process died: to run alone, one at a time"
         )
     if suspects.failed:
         output.note(
-            f"{suspects.failed} failed because they took their process down, and wait for retry or cancel"
+            f"{counted(suspects.failed, 'job')} failed after taking a process down again and again, and kept: retry or cancel"
         )
     if paused:
         output.note(f"paused: {', '.join(sorted(paused))}")

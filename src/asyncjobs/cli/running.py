@@ -19,6 +19,7 @@ from asyncjobs._app import Jobs
 from asyncjobs._bus.publisher import DUE
 from asyncjobs._define.registry import defined_kinds
 from asyncjobs._keeper.keeper import version_of_asyncjobs
+from asyncjobs._model.words import counted
 from asyncjobs.cli.ending import end_in_time
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.helping import examples
@@ -132,8 +133,8 @@ def _say_hello(jobs: Jobs) -> None:
     assert jobs._supervisor is not None
     pools = jobs._supervisor.runner._pools
     logger.info(
-        "running %s kinds of jobs of schema %r in %s; asyncjobs %s",
-        len(kinds),
+        "running %s of schema %r in %s; asyncjobs %s",
+        counted(len(kinds), "kind of jobs"),
         jobs.schema,
         ", ".join(str(pool).strip("<>") for pool in pools),
         version_of_asyncjobs(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,11 @@ import click
 
 from asyncjobs._app import Jobs
 from asyncjobs._model.schedule import Schedule
+from asyncjobs._model.ticks import zone
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, with_output
 from asyncjobs.cli.target import database, find_jobs, split_app, within
+from asyncjobs.errors import InvalidOption
 
 RUNS = 5  #: how many runs `preview` shows of each
 
@@ -40,7 +43,7 @@ def schedules(words: Sequence[str], dsn: str | None, schema: str | None, count: 
     """List schedules, or do something about some.
 
     preview shows when they tick next, run enqueues the job now, pause and resume hold in every process, delete is for those
-    that were created at run time.
+    that were created at run time. Times are on the clock of the schedule's own time zone, with its offset from UTC.
     """
     app, rest = split_app(words, sure=True)
     action, *names = rest or ["list"]
@@ -75,8 +78,8 @@ def _row(schedule: Schedule) -> list[str]:
     return [
         schedule.name,
         times(schedule),
-        "paused" if schedule.paused_at is not None else _moment(schedule.next_tick),
-        _moment(schedule.last_tick),
+        "paused" if schedule.paused_at is not None else _moment(schedule.next_tick, schedule.timezone),
+        _moment(schedule.last_tick, schedule.timezone),
         f"{schedule.kind}.{schedule.method}" if schedule.method else schedule.kind,
         schedule.owner if schedule.owner is not None else "nobody: created at run time",
     ]
@@ -97,8 +100,13 @@ def _span(span: timedelta) -> str:
     return f"{seconds:g} s"
 
 
-def _moment(moment: datetime | None) -> str:
-    return "" if moment is None else moment.isoformat(" ", "seconds")
+def _moment(moment: datetime | None, timezone: str) -> str:
+    """On the clock of the schedule, where its zone is known here, and with the offset from UTC in any case."""
+    if moment is None:
+        return ""
+    with suppress(InvalidOption):
+        moment = moment.astimezone(zone(timezone))
+    return moment.isoformat(" ", "seconds")
 
 
 def _preview(jobs: Jobs, names: Sequence[str], count: int, output: Output) -> None:
@@ -111,7 +119,7 @@ def _preview(jobs: Jobs, names: Sequence[str], count: int, output: Output) -> No
         if len(ticks) > 1:
             output.text(f"{name}:")
         for tick in each:
-            output.text(_moment(tick))
+            output.text(tick.isoformat(" ", "seconds"))  # it is on that clock
 
 
 async def _run(jobs: Jobs, name: str) -> str:

@@ -8,12 +8,15 @@ from typing import Literal
 import click
 
 from asyncjobs._app import Jobs
+from asyncjobs._model.job import Job
 from asyncjobs._model.options import check_name
+from asyncjobs._model.states import JobState
 from asyncjobs.cli.exits import Exit
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.looking import split_ids
 from asyncjobs.cli.output import Output, with_output
 from asyncjobs.cli.target import database, find_jobs, split_app, within
+from asyncjobs.cli.waiting import waits_for
 
 Outcome = Literal["retried", "cancelled", "requested", "refused", "not found"]
 
@@ -36,7 +39,12 @@ def retry(words: Sequence[str], dsn: str | None, schema: str | None, output: Out
     async def one(jobs: Jobs, job_id: int) -> tuple[Outcome, str]:
         if await jobs.retry(job_id):
             return "retried", "runs again"
-        return await _why_not(jobs, job_id)
+        job = await jobs.get_job(job_id)
+        if job is None:
+            return "not found", "is not found"
+        if job.state.is_final and await jobs.retry(job_id):  # it ended just now
+            return "retried", "runs again"
+        return "refused", await why_not_again(jobs, job)
 
     _each(words, dsn, schema, output, one)
 
@@ -65,6 +73,16 @@ def cancel(words: Sequence[str], dsn: str | None, schema: str | None, output: Ou
         return await _why_not(jobs, job_id)
 
     _each(words, dsn, schema, output, one)
+
+
+async def why_not_again(jobs: Jobs, job: Job) -> str:
+    """Why `retry` leaves *job* as it is."""
+    if job.state is JobState.RUNNING:
+        return "runs already"
+    if job.state.is_final:
+        return f"is {job.state}, and cannot run again: its inputs were not kept"
+    words = await waits_for(jobs, job)
+    return f"is {job.state} already" + (f": it waits for {words}" if words else "")
 
 
 async def _why_not(jobs: Jobs, job_id: int) -> tuple[Outcome, str]:

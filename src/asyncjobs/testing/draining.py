@@ -28,6 +28,7 @@ from asyncjobs._model.outcome import Finished, Outcome, Returned
 from asyncjobs._model.states import LiveState
 from asyncjobs._model.urgency import EVERY_PRIORITY
 from asyncjobs._model.verbs import Retry
+from asyncjobs._model.words import counted
 from asyncjobs._schedule.firing import fire
 from asyncjobs._store.claims import LaneRequest, claim_jobs, finish_jobs, look_around, return_jobs
 from asyncjobs._store.limits import admit_jobs, find_limits
@@ -261,7 +262,7 @@ class Drain:
     def _endless(self) -> str:
         most = ", ".join(f"{times} x {name}" for name, times in self._ran.most_common(5))
         return (
-            f"{self._limit} jobs were run, and there are more: {most}. A job that enqueues itself, or always retries with "
+            f"{counted(self._limit, 'job')} ran, and there are more: {most}. A job that enqueues itself, or always retries with "
             "with_scheduled=, has no end; assert what it enqueues instead, or pass limit= if there are so many"
         )
 

@@ -18,7 +18,8 @@ from asyncjobs._define.definition import Definition
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.faithful import shorten
 from asyncjobs._define.keys import ARGUMENTS
-from asyncjobs._define.service import Later, Service
+from asyncjobs._define.later import Later
+from asyncjobs._define.service import Service
 from asyncjobs._model.durations import moment, seconds
 from asyncjobs._model.job import Job
 from asyncjobs._model.options import check_words

@@ -55,7 +55,8 @@ with begun as materialized (
          crashes + case when blamed then 1 else 0 end, final, queue, kind, method, args, meta, tags, options,
          case when blamed then asyncjobs.remember(errors, jsonb_build_object('attempt', attempt) || $3::text::jsonb
            || case when final = 14 then jsonb_build_object('error', format(
-                'RunnerLost: it took %s runners down, so it runs again only when somebody retries it', crashes + 1))
+                'RunnerLost: it took %s down, so it runs again only when somebody retries it',
+                case when crashes = 0 then '1 runner' else format('%s runners', crashes + 1) end))
                 else '{}' end)
               else errors end
     from gone

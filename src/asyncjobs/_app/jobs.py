@@ -6,20 +6,21 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self
 
 import anyio
 import attrs
 
+from asyncjobs._app.bound import On
+from asyncjobs._app.given import checked_guard, source_of
+from asyncjobs._app.outside import FromOutside
 from asyncjobs._asgi import ASGIApp, Lifespan, StatefulLifespan, Wrapped, around
 from asyncjobs._bus.events import current_event
-from asyncjobs._bus.publisher import Publisher
 from asyncjobs._define import registry
-from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
-from asyncjobs._define.handle import Handle, reader_by_kind
+from asyncjobs._define.enqueueing import codec_of
 from asyncjobs._define.schedules import Repeating, check_schedules
 from asyncjobs._engine.around import Around
 from asyncjobs._engine.inline import run_now
@@ -35,35 +36,28 @@ from asyncjobs._keeper.vigilance import Vigilance
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.elsewhere import OF_JOBS, SaysOurs
 from asyncjobs._model.events import Event
-from asyncjobs._model.job import Job, NewJob
-from asyncjobs._model.limits import QueueLimit, Rate, checked_limits
+from asyncjobs._model.job import NewJob
 from asyncjobs._model.modes import Modes, modes_by_hand
-from asyncjobs._model.options import When, check_name, check_when, check_words
+from asyncjobs._model.options import When, check_name, check_when
 from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._model.queues import queues as registered_queues
-from asyncjobs._model.states import JobState
-from asyncjobs._model.stats import HeldJob, JobStats
 from asyncjobs._model.urgency import Slots
 from asyncjobs._runner.runner import Runner, Settings
 from asyncjobs._runner.serving import Serving, rhythm
 from asyncjobs._runner.supervisor import Supervisor
 from asyncjobs._schedule.schedules import Schedules
 from asyncjobs._schedule.ticker import Declared
-from asyncjobs._store import limits, stats, views
 from asyncjobs._store.foreign import is_sync
 from asyncjobs._store.migrate import check_schema_version, migrate, migration_sql
 from asyncjobs._store.opening import Connect
-from asyncjobs._store.source import DsnSource, EngineSource, PoolSource, Source
 from asyncjobs._store.statements import DEFAULT_SCHEMA, check_schema
 from asyncjobs._upkeep.janitor import Retention
 from asyncjobs.errors import DatabaseUnavailable, InvalidOption, MisusedJobs, WhichJobs
 
 logger = logging.getLogger("asyncjobs")
 
-R = TypeVar("R")
 
-
-class Jobs(SaysOurs, Publisher):
+class Jobs(SaysOurs, FromOutside):
     """An application's jobs.
 
     One of *dsn*, *pool* (asyncpg) and *engine* (SQLAlchemy's AsyncEngine) says where. *queues* gives each queue served its
@@ -117,7 +111,7 @@ class Jobs(SaysOurs, Publisher):
         vigilance: Vigilance | None = None,
         guard: Guard | None = Guard(),  # noqa: B008 -- frozen
     ) -> None:
-        self._own_source = source = _source(
+        self._own_source = source = source_of(
             dsn, pool, engine, connect, pooled=None if listen is None else not listen
         )
         super().__init__(source, check_schema(schema), payload_limit=payload_limit, listen=listen)
@@ -151,7 +145,7 @@ class Jobs(SaysOurs, Publisher):
             retention=Retention(seconds(keep, "keep"), seconds(keep_failed, "keep_failed")),
             modes=modes_by_hand(listen),
             vigilance=vigilance or Vigilance(),
-            guard=_checked_guard(guard),
+            guard=checked_guard(guard),
             shutdown=seconds(shutdown_timeout, "shutdown_timeout"),
             beside=(self.subscribe_always, *self.heartbeats(heartbeat)),
             schedules=Declared(
@@ -324,75 +318,9 @@ class Jobs(SaysOurs, Publisher):
         """Any ASGI application, with jobs running in its lifespan."""
         return Wrapped(self.running, app)
 
-    @contextmanager
-    def _bound(self, on: Any) -> Any:
-        with ambient.bound(self, on):
-            yield self
-
-    def on(self, connection: Any) -> _On:
+    def on(self, connection: Any) -> On[Self]:
         """`async with jobs.on(session):` — what `later` enqueues below it joins the session's transaction."""
-        return _On(self, connection)
-
-    # Jobs, from outside.
-
-    def handle(self, job_id: int) -> Handle[Any]:
-        """The handle of a job whose id was kept."""
-        return Handle(int(job_id), True, self, reader_by_kind(codec_of(self)))
-
-    async def enqueue_many(
-        self, prepared: Iterable[Prepared[R]], **options: Unpack[_Where]
-    ) -> list[Handle[R]]:
-        """Enqueue many calls in one statement, all or none: `[send.prepare(1), export.prepare("call"), …]`.
-
-        What is said of one job is said where it is prepared; here, *on* which connection they are stored, and whether to
-        *wake* idle runners: with wake=False they are found when a runner looks by itself, within seconds.
-        """
-        check_words(options, frozenset(_Where.__annotations__), "enqueue_many")
-        return await enqueue_many(prepared, self, options.get("on"), wake=options.get("wake", True))
-
-    async def get_job(self, job_id: int) -> Job | None:
-        """One job with all that is known of it, or None."""
-        return await self.find_job(job_id)
-
-    async def list_jobs(
-        self,
-        *,
-        states: Sequence[JobState | str] | None = None,
-        queues: Sequence[str] | None = None,
-        kinds: Sequence[str] | None = None,
-        tags: Sequence[str] | None = None,
-        before: int | None = None,
-        limit: int = 100,
-    ) -> list[Job]:
-        """Jobs, newest first; a kind by any ending of its name, with all of *tags*; page on with *before* the last id seen."""
-        words = None if states is None else [_state(state) for state in _several(states, "states") or ()]
-        queues, kinds, tags = _several(queues, "queues"), _several(kinds, "kinds"), _several(tags, "tags")
-        return await self.ask(
-            views.list_jobs, states=words, queues=queues, kinds=kinds, tags=tags, before=before, limit=limit
-        )
-
-    async def count_jobs(self) -> dict[str, dict[JobState, int]]:
-        """How many jobs stand where: by queue, by state."""
-        return await self.ask(views.count_jobs)
-
-    async def stats(self) -> list[JobStats]:
-        """How the jobs of each kind in each queue stand that are not final, the most numerous first."""
-        return await self.ask(stats.list_stats)
-
-    async def states(self) -> list[HeldJob]:
-        """The jobs that runners hold, and who holds each."""
-        return await self.ask(stats.list_held)
-
-    async def retry(self, job_id: int) -> bool:
-        """Let a finished job run again, with all its attempts, or a waiting one before its time. False when it cannot."""
-        queue = await self.ask(views.retry_job, job_id)
-        if queue is not None and self.runner is not None:
-            self.runner.wake(())
-        return queue is not None
-
-    async def cancel(self, job_id: int) -> Literal["cancelled", "requested"] | None:
-        """Stop a job; see `Handle.cancel`."""
-        return await self.handle(job_id).cancel()
+        return On(self, connection)
 
     @cached_property
     def schedules(self) -> Schedules:
@@ -402,31 +330,6 @@ class Jobs(SaysOurs, Publisher):
     def _schedules_changed(self) -> None:
         if self._supervisor is not None:
             self._supervisor.runner.schedules_changed()
-
-    async def paused_queues(self) -> set[str]:
-        """The queues nobody claims from, until `resume`."""
-        return await self.ask(views.paused_queues)
-
-    async def pause(self, queue: str) -> None:
-        """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
-        for name in self.registry.names_of(check_name(queue, "queue")):
-            await self.ask(views.pause_queue, name)
-
-    async def resume(self, queue: str) -> None:
-        """Claim jobs of *queue* again."""
-        for name in self.registry.names_of(check_name(queue, "queue")):
-            await self.ask(views.resume_queue, name)
-
-    async def limit(self, queue: str, *, concurrency: int | None = None, rate: Rate | None = None) -> None:
-        """Limit *queue* over all processes: so many of its jobs run at a time, so many begin in a time. With neither, no longer.
-
-        It is stored, and holds within a second everywhere; what runs already may finish.
-        """
-        await self.ask(limits.limit_queue, check_name(queue, "queue"), *checked_limits(concurrency, rate))
-
-    async def limits(self) -> dict[str, QueueLimit]:
-        """The queues that are limited, and how."""
-        return await self.ask(limits.list_limits)
 
     async def work_off(self) -> None:
         """Wait until the runner of this Jobs has run what is due. Raises WhichJobs when none runs."""
@@ -473,70 +376,6 @@ class Jobs(SaysOurs, Publisher):
         return migration_sql(self.schema)
 
 
-class _Where(TypedDict, total=False):
-    """Where many jobs are stored, and who is told."""
-
-    on: Any
-    wake: bool
-
-
-class _On:
-    """`jobs.on(session)`, entered."""
-
-    def __init__(self, jobs: Jobs, connection: Any) -> None:
-        self._jobs = jobs
-        self._bound = ambient.bound(jobs, connection)
-
-    def __enter__(self) -> Jobs:
-        self._bound.__enter__()
-        return self._jobs
-
-    def __exit__(self, *error: object) -> None:
-        self._bound.__exit__(None, None, None)
-
-    async def __aenter__(self) -> Jobs:
-        return self.__enter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        self.__exit__()
-
-
-def _checked_guard(guard: object) -> Guard | None:
-    if guard is None or isinstance(guard, Guard):
-        return guard
-    raise InvalidOption(f"guard={guard!r} is no guard; pass Guard(lag=…, blocked=…), or None to have none")
-
-
 @asynccontextmanager
 async def _no_lifespan(app: Any) -> AsyncIterator[None]:  # noqa: ARG001
     yield
-
-
-def _several(values: Sequence[str] | None, name: str) -> Sequence[str] | None:
-    if isinstance(values, str):
-        raise InvalidOption(f"{name}={values!r} is one word; write {name}=[{values!r}]")
-    return values if values is None else list(values)
-
-
-def _state(word: str) -> JobState:
-    try:
-        return JobState(word)
-    except ValueError:
-        raise InvalidOption(f"{word!r} is no state of a job; there are {', '.join(JobState)}") from None
-
-
-def _source(
-    dsn: str | None, pool: Any, engine: Any, connect: Connect | None, *, pooled: bool | None
-) -> Source:
-    given = [
-        name for name, value in (("a DSN", dsn), ("pool=", pool), ("engine=", engine)) if value is not None
-    ]
-    if len(given) != 1:
-        raise InvalidOption(
-            f"Jobs takes one of a DSN, pool= and engine=; it got {' and '.join(given) or 'none'}"
-        )
-    if dsn is not None:
-        return DsnSource(dsn, connect, pooled=pooled)
-    if pool is not None:
-        return PoolSource(pool, connect, pooled=pooled)
-    return EngineSource(engine, connect, pooled=pooled)
