@@ -98,6 +98,7 @@ class Runner:
             begin=self._attempts.begin,
             claimed=self._claimed,
             release=self._release,
+            forget=self._settled,
             is_empty=lambda: not self._held and not self._attempts,
             caution=Caution(settings.vigilance.alone, settings.vigilance.max_crashes),
             gives_way=gives_way,

@@ -1,0 +1,67 @@
+"""Rates by key: of the jobs that are alike, so many begin in a time (0008_rates.sql)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from asyncjobs._model.job import ClaimedJob, Lane
+from asyncjobs._store.session import Session
+
+
+class LetIn(NamedTuple):
+    """What became of claimed jobs that have a rate."""
+
+    held: frozenset[int]  #: they have paid, and begin
+    blocked: frozenset[int]  #: they wait in line, and are nobody's now
+    due: float | None  #: seconds until one of the line may have its tokens; None: nobody waits
+
+
+async def let_in(session: Session, incarnation: int, jobs: Iterable[ClaimedJob]) -> LetIn:
+    """Let *jobs* begin that can pay, and wait in line that cannot. Those in neither set go back."""
+    ordered = sorted(jobs, key=lambda job: job.id)
+    rows = await session.fetch(
+        "let_in", [job.id for job in ordered], [job.token for job in ordered], incarnation
+    )
+    return LetIn(
+        frozenset(row[0] for row in rows if row[1] == "held"),
+        frozenset(row[0] for row in rows if row[1] == "blocked"),
+        rows[-1][2],
+    )
+
+
+async def promote_rates(session: Session, limit: int) -> tuple[set[Lane], float | None]:
+    """Make ready who waits for a rate and has its tokens now: the lanes, and in how many seconds to look again, if at all."""
+    queues, kinds, due = await session.fetchrow("promote_rates", limit)
+    return {Lane(*lane) for lane in zip(queues or (), kinds or (), strict=True)}, due
+
+
+async def sweep_rates(session: Session) -> int:
+    """See to lines that nobody was to look at: how many there were."""
+    swept: int = await session.fetchval("sweep_rates")
+    return swept
+
+
+async def prune_rates(session: Session, limit: int) -> int:
+    """Forget up to *limit* rates of which nothing is used: how many went."""
+    pruned: int = await session.fetchval("prune_rates", limit)
+    return pruned
+
+
+class RateUse(NamedTuple):
+    """A rate of which something is used, or somebody waits for."""
+
+    key: str
+    queue: str | None  #: it is the rate of a queue
+    capacity: int  #: the most tokens there are …
+    seconds: float  #: … in so many seconds
+    window: str  #: 'bucket', 'sliding' or 'fixed'
+    tokens_left: int
+    waiting: int  #: jobs
+    due_at: datetime | None  #: when the first of them may begin
+
+
+async def list_rates(session: Session, keys: Sequence[str] | None = None) -> list[RateUse]:
+    """The rates in use, or those of *keys*."""
+    return [RateUse(*row) for row in await session.fetch("list_rates", keys)]

@@ -1,0 +1,6 @@
+-- Make ready who waits for a rate and has its tokens now (0008_rates.sql).
+-- $1 integer  at most so many rates. Returns the lanes they went to, and in how many seconds the next rate is due.
+with promoted as materialized (
+  select queue_name, kind_name from asyncjobs.promote_rates($1::integer)
+)
+select array_agg(queue_name) as queues, array_agg(kind_name) as kinds, asyncjobs.rates_due() as due from promoted
