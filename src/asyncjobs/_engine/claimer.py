@@ -334,7 +334,7 @@ class Claimer:
         self, session: Session, incarnation: int, rated: Sequence[ClaimedJob]
     ) -> frozenset[int]:
         """Let prefetched jobs pay for their rates: which of them do not begin."""
-        back, waiting = await self._grip.let_in(session, incarnation, rated)
+        back, waiting = await self._grip.let_in(session, incarnation, rated, beginning=len(rated))
         refused = back | waiting
         for pool in self._pools if refused else ():
             pool.drop(refused)

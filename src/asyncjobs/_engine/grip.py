@@ -85,9 +85,11 @@ class Grip:
             admitted = await admit_jobs(session, incarnation, asking)
             limits.took(asking, admitted)
             back |= {job.id for job in asking} - admitted
-        paying = [job for job in rated if job.id not in blocked and job.id not in back] if begin else ()
+        paying = [job for job in rated if job.id not in blocked and job.id not in back]
         if paying:
-            refused, waiting = await self.let_in(session, incarnation, paying)
+            refused, waiting = await self.let_in(
+                session, incarnation, paying, beginning=len(paying) if begin else 0
+            )
             blocked |= waiting
             back |= refused
         held = await self._hold(session, incarnation, [job for job in jobs if job.id not in blocked])
@@ -95,16 +97,17 @@ class Grip:
         return [job for job in held if job.id not in back]
 
     async def let_in(
-        self, session: Session, incarnation: int, rated: Sequence[ClaimedJob]
+        self, session: Session, incarnation: int, rated: Sequence[ClaimedJob], beginning: int
     ) -> tuple[frozenset[int], frozenset[int]]:
-        """Let those of *rated* pay that are about to begin: which go back, and which wait in line and are nobody's now."""
-        came = await let_in(session, incarnation, rated)
+        """Let so many of *rated* pay as are about to begin: which go back, and which wait in line and are nobody's now."""
+        came = await let_in(session, incarnation, rated, beginning)
+        may = came.held | came.later
         limits = self._lanes.limits
         if limits:
-            limits.took([job for job in rated if job.id not in came.blocked], came.held)
+            limits.took([job for job in rated if job.id not in came.blocked], may)
         if came.due is not None:
             self.rate_due(came.due)
-        return frozenset(job.id for job in rated) - came.held - came.blocked, came.blocked
+        return frozenset(job.id for job in rated) - may - came.blocked, came.blocked
 
     async def _hold(self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob]) -> list[ClaimedJob]:
         """Answer for *jobs*, which were claimed under *incarnation*; should the keeper have changed it meanwhile, for those it

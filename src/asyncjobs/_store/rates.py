@@ -14,19 +14,28 @@ class LetIn(NamedTuple):
     """What became of claimed jobs that have a rate."""
 
     held: frozenset[int]  #: they have paid, and begin
+    later: frozenset[int]  #: they have not, and might
     blocked: frozenset[int]  #: they wait in line, and are nobody's now
     due: float | None  #: seconds until one of the line may have its tokens; None: nobody waits
 
 
-async def let_in(session: Session, incarnation: int, jobs: Iterable[ClaimedJob]) -> LetIn:
-    """Let *jobs* begin that can pay, and wait in line that cannot. Those in neither set go back."""
+async def let_in(
+    session: Session, incarnation: int, jobs: Iterable[ClaimedJob], beginning: int | None = None
+) -> LetIn:
+    """Let *jobs* begin that can pay, at most so many, and wait in line that cannot. Those in no set go back."""
     ordered = sorted(jobs, key=lambda job: job.id)
     rows = await session.fetch(
-        "let_in", [job.id for job in ordered], [job.token for job in ordered], incarnation
+        "let_in",
+        [job.id for job in ordered],
+        [job.token for job in ordered],
+        incarnation,
+        len(ordered) if beginning is None else beginning,
     )
     return LetIn(
-        frozenset(row[0] for row in rows if row[1] == "held"),
-        frozenset(row[0] for row in rows if row[1] == "blocked"),
+        *(
+            frozenset(row[0] for row in rows if row[1] == verdict)
+            for verdict in ("held", "later", "blocked")
+        ),
         rows[-1][2],
     )
 

@@ -273,9 +273,12 @@ end $$;
 
 -- Let claimed jobs begin: those of limited queues as many as there are places and tokens, those with a rate when they can pay.
 --
--- The verdict for each is 'held', or 'blocked': it waits in line, and is nobody's. Of jobs that are missing in the answer nothing is
--- known: they go back. The last row, of no job, says in how many seconds one that waits for one of these rates is due.
-create function asyncjobs.let_in(ids bigint[], tokens bigint[], incarnation bigint)
+-- At most so many begin now; the verdict for each is 'held', 'later' (it might, and has paid nothing), or 'blocked': it waits in line, and
+-- is nobody's. Of jobs that are missing in the answer nothing is known: they go back. The last row, of no job, says in how many
+-- seconds one that waits for one of these rates is due.
+-- Where one has to wait, those of its rate go with it that lie ready behind it in its lane, unless they had their turn: they would be
+-- claimed for nothing.
+create function asyncjobs.let_in(ids bigint[], tokens bigint[], incarnation bigint, beginning integer)
   returns table (job_id bigint, verdict text, seconds float8) language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -295,6 +298,9 @@ declare
   by_queue integer;                            -- whose rate is the queue's
   by_key integer;
   weight float8;
+  admitted bigint[] := '{}';
+  refused bigint[] := '{}';
+  lanes text[] := '{}';                        -- from which those behind have gone
 begin
   for asked in
     select name, concurrency
@@ -331,8 +337,7 @@ begin
   closed := asyncjobs.closed_queues(0);
 
   for mine in
-    select id, token, queue, kind, priority, scheduled_at, lock_key, rate_key, rate_weight, promoted_at,
-           unique_to_start and unique_key is not null as starts
+    select id, token, queue, kind, priority, scheduled_at, rate_key, rate_weight, promoted_at
       from asyncjobs.live_jobs
      where id = any (ids) and runner = incarnation and token = tokens[width_bucket(id, ids)] and not cancel_requested
      order by priority, scheduled_at, id
@@ -342,6 +347,7 @@ begin
     by_queue := array_position(keys, 'queue:' || mine.queue);
     by_key := case when mine.rate_key is not null then array_position(keys, mine.rate_key) end;
     continue when places[of_queue] < 1 or remaining[by_queue] < 1::float8;
+    job_id := mine.id;
     if by_key is not null then
       weight := least(mine.rate_weight, held[by_key].capacity)::float8;
       short[by_key] := short[by_key] or remaining[by_key] < weight;
@@ -365,15 +371,35 @@ begin
             limit 1) earlier
          where lined.queue <> all (closed))
       then
-        update asyncjobs.live_jobs
-           set state = 6, runner = null, started_at = null, attempt = attempt - 1, promoted_at = null
-         where id = mine.id;
-        perform asyncjobs.let_go(mine.id);
-        job_id := mine.id;
+        refused := refused || mine.id;
         verdict := 'blocked';
         return next;
+        if mine.queue || E'\n' || mine.kind <> all (lanes) then
+          lanes := lanes || (mine.queue || E'\n' || mine.kind);
+          update asyncjobs.live_jobs
+             set state = 6
+           where id = any (array(
+                   select id
+                     from asyncjobs.live_jobs
+                    where id = any (array(
+                            select id
+                              from (select id, rate_key, promoted_at
+                                      from asyncjobs.live_jobs
+                                     where queue = mine.queue and kind = mine.kind and state = 0 and runner is null
+                                       and (priority, scheduled_at, id) > (mine.priority, mine.scheduled_at, mine.id)
+                                     order by queue, kind, priority, scheduled_at, id limit 500) behind
+                             where rate_key = mine.rate_key and promoted_at is null))
+                      and state = 0 and runner is null
+                      for update skip locked));
+        end if;
         continue;
       end if;
+      remaining[by_key] := remaining[by_key] - weight;
+    end if;
+    if cardinality(admitted) >= beginning then
+      verdict := 'later';
+      return next;
+      continue;
     end if;
     if most[of_queue] is not null then
       insert into asyncjobs.locks (key, slot, job, token)
@@ -382,7 +408,10 @@ begin
        where not exists (select from asyncjobs.locks other where other.key = 'queue:' || mine.queue and other.slot = free.slot)
        order by free.slot limit 1
           on conflict (key, slot) do nothing;
-      continue when not found;
+      if not found then
+        remaining[by_key] := remaining[by_key] + weight;
+        continue;
+      end if;
       places[of_queue] := places[of_queue] - 1;
     end if;
     if by_queue is not null then
@@ -390,23 +419,27 @@ begin
       paid[by_queue] := paid[by_queue] + 1::float8;
     end if;
     if by_key is not null then
-      remaining[by_key] := remaining[by_key] - weight;
       paid[by_key] := paid[by_key] + weight;
     end if;
-    if by_key is not null or mine.starts or most[of_queue] is not null then
-      update asyncjobs.live_jobs
-         set unique_key = case when mine.starts then null else unique_key end,
-             limited = case when most[of_queue] is not null then true else limited end,
-             paid_at = case when by_key is not null then moment end,
-             started_at = case when by_key is not null and started_at is not null then moment else started_at end,
-             promoted_at = null
-       where id = mine.id;
-    end if;
-    job_id := mine.id;
+    admitted := admitted || mine.id;
     verdict := 'held';
     return next;
   end loop;
 
+  update asyncjobs.live_jobs
+     set unique_key = case when unique_to_start then null else unique_key end,
+         limited = case when queue = any (narrow) and most[array_position(narrow, queue)] is not null then true else limited end,
+         paid_at = case when rate_key is not null then moment end,
+         started_at = case when rate_key is not null and started_at is not null then moment else started_at end,
+         promoted_at = null
+   where id = any (admitted)
+     and (rate_key is not null or unique_to_start and unique_key is not null or most[array_position(narrow, queue)] is not null);
+  if cardinality(refused) > 0 then
+    update asyncjobs.live_jobs
+       set state = 6, runner = null, started_at = null, attempt = attempt - 1, promoted_at = null
+     where id = any (refused);
+    perform asyncjobs.let_go(id) from asyncjobs.live_jobs where id = any (refused) and lock_key is not null order by id;
+  end if;
   for nth in 1..cardinality(keys) loop
     if paid[nth] > 0::float8 then
       perform asyncjobs.pay_rate(held[nth], paid[nth], moment);
@@ -424,7 +457,7 @@ end $$;
 -- For code of yesterday.
 create or replace function asyncjobs.admit_jobs(ids bigint[], tokens bigint[], incarnation bigint)
   returns setof bigint language sql volatile set search_path = pg_catalog, pg_temp as $$
-  select job_id from asyncjobs.let_in(ids, tokens, incarnation) where verdict = 'held'
+  select job_id from asyncjobs.let_in(ids, tokens, incarnation, cardinality(ids)) where verdict = 'held'
 $$;
 
 -- Lines nobody is to look at, as after a stranger's statement: they are looked at. Returns how many.
