@@ -355,7 +355,9 @@ class Claimer:
                 claimed = await claim_jobs(
                     session, requests, incarnation, begin=begin, limited=self._lanes.limits.queues
                 )
-                jobs = await self._grip.take(session, incarnation, claimed, begin=begin)
+                jobs = await self._grip.take(
+                    session, incarnation, claimed, begin=begin, free=sum(pool.free for pool in rooms)
+                )
             self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
                 self._release(jobs)

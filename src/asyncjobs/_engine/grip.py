@@ -55,9 +55,17 @@ class Grip:
             self.answered = self.sent
 
     async def take(
-        self, session: Session, incarnation: int, jobs: Sequence[ClaimedJob], *, begin: bool = True
+        self,
+        session: Session,
+        incarnation: int,
+        jobs: Sequence[ClaimedJob],
+        *,
+        begin: bool = True,
+        free: int = 0,
     ) -> list[ClaimedJob]:
-        """Those of *jobs* that may begin here: now, or else those with a rate when they have paid (`let_in`)."""
+        """Those of *jobs* that may begin here: at once, or where there are slots *free* for so many; those with a rate, when
+        they have paid (`let_in`).
+        """
         keyed = [job for job in jobs if job.lock_key is not None]
         rated = [job for job in jobs if job.rate_key is not None]
         limits = self._lanes.limits
@@ -86,7 +94,7 @@ class Grip:
             limits.took(asking, admitted)
             back |= {job.id for job in asking} - admitted
         paying = [job for job in rated if job.id not in blocked and job.id not in back]
-        if paying:
+        if paying and (begin or len(paying) > free):  # the others pay in a moment
             refused, waiting = await self.let_in(
                 session, incarnation, paying, beginning=len(paying) if begin else 0
             )
