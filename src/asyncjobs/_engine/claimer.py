@@ -199,6 +199,11 @@ class Claimer:
         return hungry
 
     @property
+    def begins_at(self) -> dict[int, float]:
+        """Jobs in slots that may not begin before, having paid for a moment that has yet to come."""
+        return self._grip.begins_at
+
+    @property
     def is_drained(self) -> bool:
         """The last claim found nothing, nothing waits for a slot, and nothing was heard of since."""
         return self._drained and not self._left and not self._solitude.waits and not self._solitude.is_closed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -41,6 +42,7 @@ class Grip:
         self._lanes = lanes
         self._held = held  #: told of every job this runner answers for from now
         self._release = release  #: takes jobs that are not to begin here
+        self.begins_at: dict[int, float] = {}  #: jobs that may not before: on the monotonic clock
         self.doubts = Doubts()
         self.rate_due: Callable[[float], None] = _nobody_waits  #: told in how many seconds one that waits for a rate is due
         self.sent = self.answered = 0  #: claims
@@ -110,6 +112,8 @@ class Grip:
         """Let so many of *rated* pay as are about to begin: which go back, and which wait in line and are nobody's now."""
         came = await let_in(session, incarnation, rated, beginning)
         may = came.held | came.later
+        now = time.monotonic()
+        self.begins_at.update((job_id, now + wait) for job_id, wait in came.waits.items())
         limits = self._lanes.limits
         if limits:
             limits.took([job for job in rated if job.id not in came.blocked], may)

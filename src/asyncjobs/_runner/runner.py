@@ -104,6 +104,7 @@ class Runner:
             gives_way=gives_way,
             registry=jobs.registry,
         )
+        self._attempts.begins_at = self._claimer.begins_at
         self._completer = Completer(
             source,
             schema,

@@ -16,6 +16,7 @@ class LetIn(NamedTuple):
     held: frozenset[int]  #: they have paid, and begin
     later: frozenset[int]  #: they have not, and might
     blocked: frozenset[int]  #: they wait in line, and are nobody's now
+    waits: dict[int, float]  #: those who do not begin at once: in how many seconds they do
     due: float | None  #: seconds until one of the line may have its tokens; None: nobody waits
 
 
@@ -36,6 +37,7 @@ async def let_in(
             frozenset(row[0] for row in rows if row[1] == verdict)
             for verdict in ("held", "later", "blocked")
         ),
+        {row[0]: row[2] for row in rows[:-1] if row[2] is not None and row[1] == "held"},
         rows[-1][2],
     )
 

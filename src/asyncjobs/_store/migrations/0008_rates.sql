@@ -121,7 +121,7 @@ begin
         on conflict (key) do nothing;
   end loop;
   moment := clock_timestamp();
-  if rate.used_at > moment then  -- the clock was set back
+  if rate.used_at > moment + interval '1 s' then  -- the clock was set back
     update asyncjobs.rate_payments set paid_at = moment where rate_payments.key = wanted and paid_at > moment;
     rate.used_at := moment;
     update asyncjobs.rates set used_at = moment where rates.key = wanted;
@@ -148,7 +148,7 @@ begin
   return rate;
 end $$;
 
--- Take tokens from a rate whose row is locked.
+-- Take tokens from a rate whose row is locked. What is paid of a sliding window is said in rate_payments by who pays.
 create function asyncjobs.pay_rate(rate asyncjobs.rates, amount float8, moment timestamptz) returns void language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
@@ -156,19 +156,19 @@ declare
 begin
   if rate."window" = 1 then
     delete from asyncjobs.rate_payments where key = rate.key and paid_at <= moment - rate.per * interval '1 s';
-    insert into asyncjobs.rate_payments (key, paid_at, tokens) values (rate.key, moment, amount);
   end if;
   update asyncjobs.rates
      set used = now_used, used_at = moment,
          full_at = case rate."window"
            when 0 then moment + now_used * rate.per / rate.capacity * interval '1 s'
-           when 1 then moment + rate.per * interval '1 s'
+           when 1 then moment + (rate.per + 1::float8) * interval '1 s'
            else date_bin(rate.per * interval '1 s', moment, timestamptz 'epoch') + rate.per * interval '1 s' end
    where rates.key = rate.key;
 end $$;
 
 -- Make ready as many of the line of a key as there are tokens for, and say when the next one is due. Returns their lanes.
 --
+-- Where tokens come one after the other, this is done a moment before they are there, so that who waits can be claimed meanwhile.
 -- Those that were made ready a moment ago and have not paid count as if they had: who is not claimed in ten seconds counts no more.
 -- One whose queue is paused, or full, is passed over, and looked for again every two seconds.
 -- Where tokens come one by one, and quickly, they gather a moment, of which nothing is lost: one round for each would be too many.
@@ -178,6 +178,7 @@ declare
   rate asyncjobs.rates;
   heir record;
   moment timestamptz;
+  ahead interval;                              -- the moment
   coming float8;                               -- tokens of those that are about to pay
   remaining float8;
   gather float8;
@@ -193,7 +194,8 @@ begin
   coming := coalesce((select sum(least(rate_weight, rate.capacity)) from asyncjobs.live_jobs
                        where state = 0 and promoted_at is not null and rate_key = wanted
                          and promoted_at > moment - interval '10 s' and queue <> all (closed)), 0)::float8;
-  remaining := rate.capacity - asyncjobs.tokens_used(rate, moment) - coming;
+  ahead := case rate."window" when 2 then interval '0' else interval '10 ms' end;
+  remaining := rate.capacity - asyncjobs.tokens_used(rate, moment + ahead) - coming;
   loop
     with recursive lined as (
       (select queue from asyncjobs.live_jobs where state = 6 and rate_key = wanted order by rate_key, queue limit 1)
@@ -231,10 +233,10 @@ begin
   end loop;
   if heir.id is not null then
     gather := case rate."window"
-      when 0 then greatest(0::float8, least(0.02::float8, (rate.capacity - heir.weight) * rate.per / rate.capacity / 2::float8))
-      when 1 then least(0.02::float8, rate.per * 0.002::float8)
+      when 0 then greatest(0.003::float8, least(0.03::float8, (rate.capacity - heir.weight) * rate.per / rate.capacity / 2::float8))
+      when 1 then 0.003::float8
       else 0::float8 end;
-    due := least(greatest(asyncjobs.tokens_at(rate, moment, coming + heir.weight) + gather * interval '1 s',
+    due := least(greatest(asyncjobs.tokens_at(rate, moment, coming + heir.weight) - ahead + gather * interval '1 s',
                           moment + interval '1 ms'),
                  moment + interval '1 min');   -- whatever was done to the line by others
   elsif exists (select from asyncjobs.live_jobs where state = 6 and rate_key = wanted) then
@@ -274,7 +276,8 @@ end $$;
 -- Let claimed jobs begin: those of limited queues as many as there are places and tokens, those with a rate when they can pay.
 --
 -- At most so many begin now; the verdict for each is 'held', 'later' (it might, and has paid nothing), or 'blocked': it waits in line, and
--- is nobody's. Of jobs that are missing in the answer nothing is known: they go back. The last row, of no job, says in how many
+-- is nobody's. One that is held may have to wait some milliseconds until it begins, when the tokens are there that it has
+-- paid with: where they come one after the other none is lost with the way to the runner. Of jobs that are missing in the answer nothing is known: they go back. The last row, of no job, says in how many
 -- seconds one that waits for one of these rates is due.
 -- Where one has to wait, those of its rate go with it that lie ready behind it in its lane, unless they had their turn: they would be
 -- claimed for nothing.
@@ -289,7 +292,9 @@ declare
   places integer[] := '{}';                    -- … and how many more
   held asyncjobs.rates[] := '{}';
   keys text[] := '{}';
-  remaining float8[] := '{}';                  -- tokens, by key
+  remaining float8[] := '{}';                  -- tokens, by key …
+  ahead float8[] := '{}';                      -- … and those that come in a moment
+  taken float8[] := '{}';                      -- by those who were looked at
   paid float8[] := '{}';
   short boolean[] := '{}';                     -- one had too few: nobody overtakes it
   moment timestamptz;
@@ -299,6 +304,8 @@ declare
   by_key integer;
   weight float8;
   admitted bigint[] := '{}';
+  begins timestamptz[] := '{}';                -- when each of them does
+  begins_at timestamptz;
   refused bigint[] := '{}';
   lanes text[] := '{}';                        -- from which those behind have gone
 begin
@@ -333,6 +340,9 @@ begin
   moment := clock_timestamp();
   for nth in 1..cardinality(keys) loop
     remaining := remaining || (held[nth].capacity - asyncjobs.tokens_used(held[nth], moment));
+    ahead := ahead || case when held[nth]."window" = 2 then remaining[nth]
+                           else held[nth].capacity - asyncjobs.tokens_used(held[nth], moment + interval '10 ms') end;
+    taken := taken || 0::float8;
   end loop;
   closed := asyncjobs.closed_queues(0);
 
@@ -348,9 +358,11 @@ begin
     by_key := case when mine.rate_key is not null then array_position(keys, mine.rate_key) end;
     continue when places[of_queue] < 1 or remaining[by_queue] < 1::float8;
     job_id := mine.id;
+    seconds := null;
+    begins_at := moment;
     if by_key is not null then
       weight := least(mine.rate_weight, held[by_key].capacity)::float8;
-      short[by_key] := short[by_key] or remaining[by_key] < weight;
+      short[by_key] := short[by_key] or ahead[by_key] < weight;
       if short[by_key] or mine.promoted_at is null and exists (
         with recursive lined as (
           (select queue from asyncjobs.live_jobs where state = 6 and rate_key = mine.rate_key order by rate_key, queue limit 1)
@@ -394,7 +406,13 @@ begin
         end if;
         continue;
       end if;
+      taken[by_key] := taken[by_key] + weight;
+      if remaining[by_key] < weight then
+        begins_at := greatest(moment, asyncjobs.tokens_at(held[by_key], moment, taken[by_key]));
+        seconds := extract(epoch from begins_at - moment)::float8;
+      end if;
       remaining[by_key] := remaining[by_key] - weight;
+      ahead[by_key] := ahead[by_key] - weight;
     end if;
     if cardinality(admitted) >= beginning then
       verdict := 'later';
@@ -409,8 +427,7 @@ begin
        order by free.slot limit 1
           on conflict (key, slot) do nothing;
       if not found then
-        remaining[by_key] := remaining[by_key] + weight;
-        continue;
+        continue;  -- its tokens are not asked for in this statement any more
       end if;
       places[of_queue] := places[of_queue] - 1;
     end if;
@@ -421,7 +438,14 @@ begin
     if by_key is not null then
       paid[by_key] := paid[by_key] + weight;
     end if;
+    if held[by_key]."window" = 1 then
+      insert into asyncjobs.rate_payments (key, paid_at, tokens) values (mine.rate_key, begins_at, weight);
+    end if;
+    if held[by_queue]."window" = 1 then
+      insert into asyncjobs.rate_payments (key, paid_at, tokens) values (keys[by_queue], moment, 1);
+    end if;
     admitted := admitted || mine.id;
+    begins := begins || begins_at;
     verdict := 'held';
     return next;
   end loop;
@@ -429,8 +453,9 @@ begin
   update asyncjobs.live_jobs
      set unique_key = case when unique_to_start then null else unique_key end,
          limited = case when queue = any (narrow) and most[array_position(narrow, queue)] is not null then true else limited end,
-         paid_at = case when rate_key is not null then moment end,
-         started_at = case when rate_key is not null and started_at is not null then moment else started_at end,
+         paid_at = case when rate_key is not null then begins[array_position(admitted, id)] end,
+         started_at = case when rate_key is not null and started_at is not null then begins[array_position(admitted, id)]
+                           else started_at end,
          promoted_at = null
    where id = any (admitted)
      and (rate_key is not null or unique_to_start and unique_key is not null or most[array_position(narrow, queue)] is not null);
