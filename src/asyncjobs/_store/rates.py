@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from asyncjobs._model.job import ClaimedJob, Lane
@@ -60,19 +59,19 @@ async def prune_rates(session: Session, limit: int) -> int:
     return pruned
 
 
-class RateUse(NamedTuple):
-    """A rate of which something is used, or somebody waits for."""
+class RateWait(NamedTuple):
+    """What a job waits for that is in the line of its rate."""
 
-    key: str
-    queue: str | None  #: it is the rate of a queue
-    capacity: int  #: the most tokens there are …
+    weight: int  #: tokens it takes
+    capacity: int  #: the most there are …
     seconds: float  #: … in so many seconds
     window: str  #: 'bucket', 'sliding' or 'fixed'
     tokens_left: int
-    waiting: int  #: jobs
-    due_at: datetime | None  #: when the first of them may begin
+    before: int  #: jobs that wait for the same rate and come first
+    due: float | None  #: seconds until the first of them may begin
 
 
-async def list_rates(session: Session, keys: Sequence[str] | None = None) -> list[RateUse]:
-    """The rates in use, or those of *keys*."""
-    return [RateUse(*row) for row in await session.fetch("list_rates", keys)]
+async def find_rate(session: Session, job_id: int) -> RateWait | None:
+    """What that job waits for; None where it is in no line."""
+    row = await session.fetchrow("find_rate", job_id)
+    return RateWait(*row) if row else None
