@@ -10,6 +10,7 @@ import click
 from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
+from asyncjobs._store.rates import RateWait, find_rate
 from asyncjobs._store.views import Suspects, count_suspects
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, call_of, job_data, when, with_output
@@ -126,18 +127,25 @@ def show(words: Sequence[str], dsn: str | None, schema: str | None, output: Outp
     if len(ids) > 1:
         raise click.UsageError("one job at a time")
     jobs = find_jobs(app, dsn, schema)
-    job = within(jobs, lambda: jobs.get_job(ids[0]))
+    job, rate = within(jobs, lambda: _find(jobs, ids[0]))
     if job is None:
         raise JobNotFound(ids[0])
     output.data(job_data(job))
-    for line in _description(job):
+    for line in _description(job, rate):
         output.text(line)
 
 
-def _description(job: Job) -> list[str]:
+async def _find(jobs: Jobs, job_id: int) -> tuple[Job | None, RateWait | None]:
+    job = await jobs.get_job(job_id)
+    is_blocked = job is not None and job.state is JobState.BLOCKED
+    return job, await jobs.ask(find_rate, job_id) if is_blocked else None
+
+
+def _description(job: Job, rate: RateWait | None) -> list[str]:
     lines = [f"job {job.id}  {call_of(job)}", ""]
     facts: dict[str, object] = {
         "state": f"{job.state}, {when(job)}" + (", to run alone" if _is_suspect(job) else ""),
+        "rate": None if rate is None else _waits_for(rate),
         "queue": job.queue,
         "priority": job.priority or None,
         "attempt": f"{job.attempt} of {job.max_attempts}"
@@ -160,6 +168,18 @@ def _description(job: Job) -> list[str]:
         if error.traceback:
             lines += ["", *(f"    {line}" for line in error.traceback.rstrip().splitlines())]
     return lines
+
+
+def _waits_for(rate: RateWait) -> str:
+    wanted = "one token" if rate.weight == 1 else f"{rate.weight} tokens"
+    kind = "" if rate.window == "bucket" else f", a {rate.window} window"
+    parts = [
+        f"waits for {wanted}: {max(0, rate.tokens_left)} left of {rate.capacity} in {rate.seconds:g} s{kind}",
+        f"{rate.before or 'no'} jobs before it",
+    ]
+    if rate.due is not None:
+        parts.append(f"looked at again in {max(0.0, rate.due):.1f} s")
+    return "; ".join(parts)
 
 
 def _is_suspect(job: Job) -> bool:
