@@ -71,7 +71,7 @@ class World:
     async def do(self, name: str, *given: Any) -> None:
         await getattr(self, name.replace("return", "give_back"))(*given)
 
-    async def enqueue(
+    async def enqueue(  # noqa: PLR0917
         self, rate: str, lane: tuple[str, str], weight: int, priority: int, locked: bool, count: int
     ) -> None:
         capacity, per, window = RATES[rate]
@@ -105,7 +105,8 @@ class World:
             )
         )
         for row in await self.session.connection.fetch(
-            "select rate_key, paid_at, rate_weight from asyncjobs.live_jobs where id = any ($1)", list(came.held)
+            "select rate_key, paid_at, rate_weight from asyncjobs.live_jobs where id = any ($1)",
+            list(came.held),
         ):
             at = row["paid_at"] + self.passed
             self.begun.setdefault(row["rate_key"], []).append((at, row["rate_weight"]))
@@ -170,7 +171,7 @@ class World:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -195,9 +196,13 @@ async def test_no_window_ever_holds_more_than_it_may(dsn: str, steps: list[tuple
         left = await session.connection.fetch(
             "select rate_key, sum(rate_weight)::integer as tokens from asyncjobs.live_jobs where id > 0 group by rate_key"
         )
-        ideal = max([row["tokens"] / RATES[row["rate_key"]][0] * RATES[row["rate_key"]][1] for row in left], default=0)
+        ideal = max(
+            [row["tokens"] / RATES[row["rate_key"]][0] * RATES[row["rate_key"]][1] for row in left], default=0
+        )
         rounds = 0
-        while await session.connection.fetchval("select exists (select from asyncjobs.live_jobs where id > 0)"):
+        while await session.connection.fetchval(
+            "select exists (select from asyncjobs.live_jobs where id > 0)"
+        ):
             for _ in range(3):
                 await world.promote()
                 await world.claim(11, 100)

@@ -29,7 +29,7 @@ BROKEN: dict[str, tuple[Story, str, str, str]] = {
     "who may begin later has started": (stories.test_only_so_many_pay_as_begin, "let_in", "where id = any (admitted)", "where id = any (ids)"),
     "the attempt is lost": (stories.test_who_cannot_pay_waits_in_line_and_is_claimed_no_more, "let_in", "attempt = attempt - 1, promoted_at", "promoted_at"),
     "its lock is kept": (stories.test_the_lock_comes_first_and_is_not_kept_in_line, "let_in", "lock_key is not null", "lock_key = ''"),
-    "the queue's window is not paid": (partial(stories.test_a_queue_has_a_window, window="sliding"), "let_in", "if held[by_queue].\"window\" = 1", "if false"),
+    "the queue's window is not paid": (partial(stories.test_a_queue_has_a_window, window="sliding"), "let_in", 'if held[by_queue]."window" = 1', "if false"),
     "the queue's other window is not paid": (partial(stories.test_a_queue_has_a_window, window="fixed"), "let_in", "paid[by_queue] + 1", "paid[by_queue] + 0"),
     "newcomers wait for a paused queue": (stories.test_a_paused_queue_holds_up_no_other_of_the_rate, "let_in", "where lined.queue <> all (closed)", "where lined.queue <> ''"),
     "a paused queue is first": (stories.test_a_paused_queue_holds_up_no_other_of_the_rate, "settle_rate", "where lined.queue <> all (closed)", "where lined.queue <> ''"),
@@ -58,8 +58,14 @@ async def test_a_broken_rate_is_noticed(dsn: str, name: str) -> None:
     story, function, words, instead = BROKEN[name]
     async with session_of(dsn) as session:
         connection: Any = session.connection
-        text = await connection.fetchval("select pg_get_functiondef(oid) from pg_proc where proname = $1", function)
-        text = text.replace("pg_catalog.", "").replace('"asyncjobs".', "asyncjobs.").replace("moment + interval '2 s'", "moment + '00:00:02'")
+        text = await connection.fetchval(
+            "select pg_get_functiondef(oid) from pg_proc where proname = $1", function
+        )
+        text = (
+            text.replace("pg_catalog.", "")
+            .replace('"asyncjobs".', "asyncjobs.")
+            .replace("moment + interval '2 s'", "moment + '00:00:02'")
+        )
         assert words in text, f"{function} has no {words!r} any more: mend the mutant {name!r}"
         await connection.execute(text.replace(words, instead))
     with pytest.raises((AssertionError, TimeoutError, asyncpg.PostgresError)):

@@ -65,7 +65,9 @@ async def ask(session: Session, *, room: int = 100, runner: int = RUNNER) -> Let
 
 
 async def end(session: Session, ids: frozenset[int]) -> None:
-    rows = await session.connection.fetch("select id, token from asyncjobs.live_jobs where id = any ($1)", list(ids))
+    rows = await session.connection.fetch(
+        "select id, token from asyncjobs.live_jobs where id = any ($1)", list(ids)
+    )
     jobs = [ClaimedJob(row["id"], row["token"], *[None] * 12) for row in rows]  # type: ignore[arg-type]
     await finish_jobs(session, RUNNER, [Finished(job, FinalState.COMPLETED, 0.1) for job in jobs])
 
@@ -159,7 +161,9 @@ async def test_those_behind_go_to_the_line_together(dsn: str) -> None:
         assert (await ask(session, room=5)).held == set(ids[:3])
         assert await in_line(session) == ids[3:]
         assert {job.id for job in await claim(session)} == set(others)
-        rows = await session.connection.fetch("select token from asyncjobs.live_jobs where state = 6 and token > 0")
+        rows = await session.connection.fetch(
+            "select token from asyncjobs.live_jobs where state = 6 and token > 0"
+        )
         assert len(rows) == 2
 
 
@@ -174,8 +178,12 @@ async def test_only_so_many_pay_as_begin(dsn: str) -> None:
         )
         jobs = await claim(session, begin=False)
         came = await let_in(session, RUNNER, jobs, 1)
-        assert (came.held, came.later, came.blocked) == ({jobs[0].id}, {jobs[1].id, jobs[2].id}, {jobs[3].id})
-        keys = await session.connection.fetch("select unique_key from asyncjobs.live_jobs where id > 0 order by id")
+        assert came.held == {jobs[0].id}
+        assert came.later == {jobs[1].id, jobs[2].id}
+        assert came.blocked == {jobs[3].id}
+        keys = await session.connection.fetch(
+            "select unique_key from asyncjobs.live_jobs where id > 0 order by id"
+        )
         assert [row["unique_key"] for row in keys] == [None, "u1", "u2", "u3"]
         first = await live(session, jobs[0].id)
         assert first is not None
@@ -261,7 +269,9 @@ async def test_the_lock_comes_first_and_is_not_kept_in_line(dsn: str) -> None:
     async with session_of(dsn) as session:
         await store(session, *[rated() for _ in range(3)])
         await ask(session)
-        both, second = await store(session, *[rated(lock_key="l", lock_slots=1), new_job(lock_key="l", lock_slots=1)])
+        both, second = await store(
+            session, *[rated(lock_key="l", lock_slots=1), new_job(lock_key="l", lock_slots=1)]
+        )
         jobs = await claim(session)
         held = (await acquire_locks(session, RUNNER, jobs)).held
         assert held == {both}
@@ -276,8 +286,11 @@ async def test_a_full_queue_costs_no_tokens(dsn: str) -> None:
         await limit_queue(session, "q", 1, Rate(10, per=600))
         ids = await store(session, rated(), rated())
         came = await ask(session)
-        assert (came.held, came.blocked) == ({ids[0]}, set())
-        left = await session.connection.fetch("select queue, tokens_left from asyncjobs.rate_limits order by queue")
+        assert came.held == {ids[0]}
+        assert not came.blocked
+        left = await session.connection.fetch(
+            "select queue, tokens_left from asyncjobs.rate_limits order by queue"
+        )
         assert [tuple(row) for row in left] == [("q", 9), (None, 2)]
         assert (await live(session, ids[1]) or {})["runner"] == RUNNER  # its runner gives it back
 
@@ -351,7 +364,9 @@ async def test_a_token_that_comes_in_a_moment_is_paid_ahead(dsn: str) -> None:
         if came.waits:  # unless the machine took its time
             assert came.held == {ids[1]}
             assert 0 < came.waits[ids[1]] < 0.010
-        rows = await session.connection.fetch("select paid_at from asyncjobs.live_jobs where id = any ($1) order by id", ids)
+        rows = await session.connection.fetch(
+            "select paid_at from asyncjobs.live_jobs where id = any ($1) order by id", ids
+        )
         assert (rows[1]["paid_at"] - rows[0]["paid_at"]).total_seconds() > 0
 
 
@@ -385,7 +400,7 @@ async def test_a_row_that_is_forgotten_just_now_is_made_again(dsn: str) -> None:
         came = await ask(session, room=1)
         await end(session, came.held)
         await time_passes(session, 700.0)
-        transaction = other.connection.transaction()
+        transaction: Any = other.connection.transaction()
         await transaction.start()
         assert await prune_rates(other, 10) == 1
         asking = asyncio.ensure_future(ask(session))
@@ -401,12 +416,17 @@ async def test_runners_that_let_in_at_once_do_not_exceed_it(dsn: str) -> None:
     async with session_of(dsn) as one, session_of(dsn) as two:
         await limit_queue(one, "q", None, Rate(1000, per=600))
         for _ in range(10):
-            await store(one, *[rated(rate_key=f"r{n % 4}", queue="qp"[n % 2], capacity=50) for n in range(40)])
+            await store(
+                one, *[rated(rate_key=f"r{n % 4}", queue="qp"[n % 2], capacity=50) for n in range(40)]
+            )
             lanes = [("q", "k"), ("p", "k")]
             sessions = ((one, 11), (two, 12))
             claims = [await claim(session, runner, lanes=lanes, room=10) for session, runner in sessions]
             both = await asyncio.gather(
-                *(let_in(session, runner, jobs) for (session, runner), jobs in zip(sessions, claims, strict=True))
+                *(
+                    let_in(session, runner, jobs)
+                    for (session, runner), jobs in zip(sessions, claims, strict=True)
+                )
             )
             assert sum(len(each.held) for each in both) <= 40
         left = await one.connection.fetch("select tokens_left from asyncjobs.rate_limits where queue is null")

@@ -45,7 +45,7 @@ from asyncjobs._store.source import Source
 logger = logging.getLogger("asyncjobs")
 
 MOST_RATES = 100  #: of which one statement looks who may begin
-OTHERS_ARE_QUICKER = 0.050  #: seconds until a rate is looked at again of which another runner made ready who was due
+OTHERS_ARE_QUICKER = 0.050  #: seconds until rates are looked at again that another runner saw to first
 LOOK_EVERY = 1.0  #: seconds between looks around while busy: new lanes, paused queues, forgotten marks
 
 
@@ -335,9 +335,7 @@ class Claimer:
                     self._begin_in(pool.prefetched.popleft(), pool)
         return True
 
-    async def _pay(
-        self, session: Session, incarnation: int, rated: Sequence[ClaimedJob]
-    ) -> frozenset[int]:
+    async def _pay(self, session: Session, incarnation: int, rated: Sequence[ClaimedJob]) -> frozenset[int]:
         """Let prefetched jobs pay for their rates: which of them do not begin."""
         back, waiting = await self._grip.let_in(session, incarnation, rated, beginning=len(rated))
         refused = back | waiting

@@ -44,7 +44,9 @@ class Grip:
         self._release = release  #: takes jobs that are not to begin here
         self.begins_at: dict[int, float] = {}  #: jobs that may not before: on the monotonic clock
         self.doubts = Doubts()
-        self.rate_due: Callable[[float], None] = _nobody_waits  #: told in how many seconds one that waits for a rate is due
+        self.rate_due: Callable[[float], None] = (
+            _nobody_waits  #: told in how many seconds one that waits for a rate is due
+        )
         self.sent = self.answered = 0  #: claims
 
     @contextmanager

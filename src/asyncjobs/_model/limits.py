@@ -85,8 +85,10 @@ class Rate:
                 f"burst={burst!r:.60} is of a bucket, and in a window all {count} may begin at once; leave out one of them"
             )
         if window is not None and time < SHORTEST_WINDOW:
-            raise InvalidOption(f"per={per!r} is too short for a window; use a thousandth of a second or more")
-        if by is True:
+            raise InvalidOption(
+                f"per={per!r} is too short for a window; use a thousandth of a second or more"
+            )
+        if isinstance(by, bool) and by:
             raise InvalidOption(
                 "by=True would give each job a rate of its own; name what those have in common that share one, as in by='tenant'"
             )
@@ -152,7 +154,9 @@ def checked_limits(concurrency: object, rate: object) -> tuple[int | None, Rate 
     """What `jobs.limit` was given. Raises InvalidOption."""
     if not (rate is None or isinstance(rate, Rate)):
         raise InvalidOption(f"rate={rate!r:.60} is no rate; write Rate(10, per=60) for ten a minute")
-    if rate is not None and rate != Rate(rate.count, rate.per, burst=None if rate.window else rate.burst, window=rate.window):
+    if rate is not None and rate != Rate(
+        rate.count, rate.per, burst=None if rate.window else rate.burst, window=rate.window
+    ):
         raise InvalidOption(
             "a queue's rate counts its jobs, all of them and each as one; by=, weight= and namespace= are of the rate of a job: say "
             "rate=Rate(…) on the class, in @job or for one call"

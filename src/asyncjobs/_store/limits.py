@@ -45,7 +45,9 @@ async def list_limits(session: Session) -> dict[str, QueueLimit]:
     """The limits of queues."""
     return {
         queue: QueueLimit(
-            concurrency, None if every is None else Rate(burst, per=every * burst, window=_KINDS[window]), running
+            concurrency,
+            None if every is None else Rate(burst, per=every * burst, window=_KINDS[window]),
+            running,
         )
         for queue, concurrency, every, burst, window, running in await session.fetch("list_limits")
     }

@@ -31,11 +31,13 @@ async def let_in(
         incarnation,
         len(ordered) if beginning is None else beginning,
     )
+    held, later, blocked = (
+        frozenset(row[0] for row in rows if row[1] == verdict) for verdict in ("held", "later", "blocked")
+    )
     return LetIn(
-        *(
-            frozenset(row[0] for row in rows if row[1] == verdict)
-            for verdict in ("held", "later", "blocked")
-        ),
+        held,
+        later,
+        blocked,
         {row[0]: row[2] for row in rows[:-1] if row[2] is not None and row[1] == "held"},
         rows[-1][2],
     )
