@@ -94,7 +94,7 @@ class Claimer:
         self._lanes = Lanes(pools, registry)
         self.failures = 0  #: of turns, one after the other
         self._alarm = Alarm()
-        self._grip = Grip(identity, self._lanes, claimed, release)
+        self._grip = Grip(identity, self._lanes, claimed, lambda jobs: self._give_back(list(jobs)))
         self._grip.rate_due = self._rate_is_due
         self._solitude = Solitude(pools, is_empty, caution)
         self._urgency = Urgency(  #: what some slot takes
@@ -157,8 +157,10 @@ class Claimer:
 
     def settled(self, job: ClaimedJob) -> None:
         """This runner answers for *job* no more: who waited for its lock, or for its place in a queue, may begin."""
-        if job.lock_key is not None or job.rate_key is not None:
+        if job.lock_key is not None:
             self.wake()
+        if self._grip.begins_at:
+            self._grip.begins_at.pop(job.id, None)
         if job.id in self._returning:  # nobody tells: it may be the only one there is
             self._returning.discard(job.id)
             self.wake()
