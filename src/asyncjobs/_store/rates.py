@@ -46,7 +46,7 @@ async def let_in(
 async def promote_rates(session: Session, limit: int) -> tuple[set[Lane], float | None]:
     """Make ready who waits for a rate and has its tokens now: the lanes, and in how many seconds to look again, if at all."""
     queues, kinds, due = await session.fetchrow("promote_rates", limit)
-    return {Lane(*lane) for lane in zip(queues or (), kinds or (), strict=True)}, due
+    return {Lane(*lane) for lane in zip(queues, kinds, strict=True)}, due
 
 
 async def sweep_rates(session: Session) -> int:

@@ -353,9 +353,9 @@ begin
      order by priority, scheduled_at, id
        for update skip locked
   loop
-    of_queue := array_position(narrow, mine.queue);
-    by_queue := array_position(keys, 'queue:' || mine.queue);
-    by_key := case when mine.rate_key is not null then array_position(keys, mine.rate_key) end;
+    of_queue := pg_catalog.array_position(narrow, mine.queue);
+    by_queue := pg_catalog.array_position(keys, 'queue:' || mine.queue);
+    by_key := case when mine.rate_key is not null then pg_catalog.array_position(keys, mine.rate_key) end;
     continue when places[of_queue] < 1 or remaining[by_queue] < 1::float8;
     job_id := mine.id;
     seconds := null;
@@ -452,13 +452,13 @@ begin
 
   update asyncjobs.live_jobs
      set unique_key = case when unique_to_start then null else unique_key end,
-         limited = case when queue = any (narrow) and most[array_position(narrow, queue)] is not null then true else limited end,
-         paid_at = case when rate_key is not null then begins[array_position(admitted, id)] end,
-         started_at = case when rate_key is not null and started_at is not null then begins[array_position(admitted, id)]
+         limited = case when queue = any (narrow) and most[pg_catalog.array_position(narrow, queue)] is not null then true else limited end,
+         paid_at = case when rate_key is not null then begins[pg_catalog.array_position(admitted, id)] end,
+         started_at = case when rate_key is not null and started_at is not null then begins[pg_catalog.array_position(admitted, id)]
                            else started_at end,
          promoted_at = null
    where id = any (admitted)
-     and (rate_key is not null or unique_to_start and unique_key is not null or most[array_position(narrow, queue)] is not null);
+     and (rate_key is not null or unique_to_start and unique_key is not null or most[pg_catalog.array_position(narrow, queue)] is not null);
   if cardinality(refused) > 0 then
     update asyncjobs.live_jobs
        set state = 6, runner = null, started_at = null, attempt = attempt - 1, promoted_at = null
@@ -537,7 +537,7 @@ create or replace view asyncjobs.jobs as
 create view asyncjobs.rate_limits as
   select case when left(key, 6) = 'queue:' then substr(key, 7) end as queue, key, capacity, per as seconds,
          case "window" when 0 then 'bucket' when 1 then 'sliding' else 'fixed' end as "window",
-         floor(capacity - asyncjobs.tokens_used(rates, clock_timestamp()))::integer as tokens_left,
+         floor(capacity::float8 - asyncjobs.tokens_used(rates, clock_timestamp()))::integer as tokens_left,
          (select count(*) from asyncjobs.live_jobs where state = 6 and rate_key = rates.key) as waiting,
          due_at
     from asyncjobs.rates;

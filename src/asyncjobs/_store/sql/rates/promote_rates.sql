@@ -3,4 +3,5 @@
 with promoted as materialized (
   select queue_name, kind_name from asyncjobs.promote_rates($1::integer)
 )
-select array_agg(queue_name) as queues, array_agg(kind_name) as kinds, asyncjobs.rates_due() as due from promoted
+select array(select queue_name from promoted) as queues, array(select kind_name from promoted) as kinds,
+       (select asyncjobs.rates_due() from (select count(*) from promoted) done) as due
