@@ -199,6 +199,30 @@ async def test_a_lock_and_a_rate_both_hold(dsn: str) -> None:
     assert fullest(await starts(dsn), 0.2) <= 4
 
 
+async def test_turns_and_a_rate_both_hold(dsn: str) -> None:
+    """Each tenant's jobs have turns, and all of them together their tokens; nothing is left in any line."""
+    fair = call.set(fair="tenant", rate=Rate(4, per=0.2, window="sliding"))
+    async with Jobs(dsn) as first:
+        await first.enqueue_many(fair.prepare(tenant) for tenant in ("acme", "ann") for _ in range(8))
+    async with running(dsn, slots=4) as jobs, Jobs(dsn, slots=4).running():
+        await eventually_async(lambda: is_done(jobs))
+    begun = await starts(dsn)
+    assert fullest(begun, 0.2) <= 4
+    assert {tenant for _, tenant, _ in begun[:8]} == {"acme", "ann"}
+
+
+async def test_who_waits_for_tokens_is_still_unique(dsn: str) -> None:
+    """It has not started: a duplicate is one, until it begins."""
+    once = call.set(unique="tenant", rate=Rate(1, per=3600))
+    async with running(dsn) as jobs:
+        await (await once.later("acme")).result(timeout=20)
+        waits = await once.later("acme")
+        await eventually_async(lambda: is_blocked(jobs, waits.id))
+        again = await once.later("acme")
+        assert (again.created, again.id) == (False, waits.id)
+        assert await waits.cancel()
+
+
 async def test_a_limited_queue_and_a_rate_both_hold(dsn: str) -> None:
     """Places and tokens of the queue's window, tokens of the key."""
     limited = call.set(queue="test_rates_narrow", rate=Rate(4, per=0.2, by="tenant", window="sliding"))

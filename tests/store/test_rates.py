@@ -264,6 +264,18 @@ async def test_cancelled_or_cleared_it_holds_up_nobody(dsn: str, how: str) -> No
         assert await in_line(session) == []
 
 
+async def test_one_whose_inputs_are_replaced_asks_its_new_rate(dsn: str) -> None:
+    """It leaves the line it was in."""
+    async with session_of(dsn) as session:
+        await store(session, *[rated() for _ in range(3)])
+        await ask(session)
+        unique = {"unique_key": "u", "on_conflict": ("replace",)}
+        ((job_id, _),) = await insert_unique(session, [rated(**unique)], wake=True, commits_itself=True)
+        assert (await ask(session)).blocked == {job_id}
+        await insert_unique(session, [rated(rate_key="other", **unique)], wake=True, commits_itself=True)
+        assert (await ask(session)).held == {job_id}
+
+
 async def test_the_lock_comes_first_and_is_not_kept_in_line(dsn: str) -> None:
     """Who has its lock and cannot pay lets it go to the next."""
     async with session_of(dsn) as session:

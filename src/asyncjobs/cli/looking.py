@@ -175,7 +175,7 @@ def _waits_for(rate: RateWait) -> str:
     kind = "" if rate.window == "bucket" else f", a {rate.window} window"
     parts = [
         f"waits for {wanted}: {max(0, rate.tokens_left)} left of {rate.capacity} in {rate.seconds:g} s{kind}",
-        f"{rate.before or 'no'} jobs before it",
+        f"{rate.before or 'no'} job{'' if rate.before == 1 else 's'} before it",
     ]
     if rate.due is not None:
         parts.append(f"looked at again in {max(0.0, rate.due):.1f} s")
