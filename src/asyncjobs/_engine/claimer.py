@@ -517,7 +517,7 @@ class Claimer:
             self._rated_at = max(self._rated_at, now + OTHERS_ARE_QUICKER)
             return
         known = self._kinds()
-        self._lanes.forget_marks()  # who waited is older than what was claimed meanwhile
+        self._lanes.forget_marks_of(promoted)  # who waited is older than what was claimed meanwhile
         self.wake(lane for lane in promoted if lane.kind in known and self._lanes.are_served(lane.queue))
 
     # Sleeping.

@@ -233,8 +233,8 @@ begin
   end loop;
   if heir.id is not null then
     gather := case rate."window"
-      when 0 then greatest(0.003::float8, least(0.03::float8, (rate.capacity - heir.weight) * rate.per / rate.capacity / 2::float8))
-      when 1 then 0.003::float8
+      when 0 then greatest(0.003::float8, least(0.1::float8, (rate.capacity - heir.weight) * rate.per / rate.capacity / 2::float8))
+      when 1 then greatest(0.003::float8, least(0.05::float8, rate.per * 0.001::float8))
       else 0::float8 end;
     due := least(greatest(asyncjobs.tokens_at(rate, moment, coming + heir.weight) - ahead + gather * interval '1 s',
                           moment + interval '1 ms'),
