@@ -269,7 +269,7 @@ async def test_one_whose_inputs_are_replaced_asks_its_new_rate(dsn: str) -> None
     async with session_of(dsn) as session:
         await store(session, *[rated() for _ in range(3)])
         await ask(session)
-        unique = {"unique_key": "u", "on_conflict": ("replace",)}
+        unique: Any = {"unique_key": "u", "on_conflict": ("replace",)}
         ((job_id, _),) = await insert_unique(session, [rated(**unique)], wake=True, commits_itself=True)
         assert (await ask(session)).blocked == {job_id}
         await insert_unique(session, [rated(rate_key="other", **unique)], wake=True, commits_itself=True)
