@@ -1,4 +1,4 @@
-"""What jobs that wait for a lock cost the others, and how long a lock takes from one job to the next."""
+"""What jobs that wait for a lock, or for a rate, cost the others, and how long a lock takes from one job to the next."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ insert into asyncjobs.live_jobs (queue, kind, args, lock_key, lock_slots, state,
 select 'default', 'bench:locked', '{}', 'bench', 1, 3, 1 from generate_series(1, $1::integer)
 """
 
+RATE = """
+insert into asyncjobs.rates (key, capacity, per, "window", said_by, due_at) values ('bench', 50, 1, 0, 0, now())
+"""
+IN_LINE = """
+insert into asyncjobs.live_jobs (queue, kind, args, rate_key, rate_weight, rate_capacity, rate_per, rate_window, state, token)
+select 'default', 'bench:rated', '{}', 'bench', 1, 50, 1, 0, 6, 1 from generate_series(1, $1::integer)
+"""
+
 ended: list[float] = []
 began: list[float] = []
 
@@ -38,13 +46,17 @@ async def locked() -> None:
     ended.append(time.perf_counter())
 
 
-async def blocked_beside(dsn: str, jobs: int, slots: int, waiters: int) -> float:
-    """Jobs without a lock per second, beside so many that wait for one."""
+@job(kind="bench:rated")
+async def rated() -> None: ...
+
+
+async def blocked_beside(dsn: str, jobs: int, slots: int, waiters: int, *, rate: bool = False) -> float:
+    """Jobs without a lock or a rate per second, beside so many that wait for one; of the rate, fifty begin in a second."""
     await Jobs(dsn).migrate()
     connection = await asyncpg.connect(dsn)
     if waiters:
-        await connection.execute(HOLDER)
-        await connection.execute(WAITERS, waiters, timeout=600)
+        await connection.execute(RATE if rate else HOLDER)
+        await connection.execute(IN_LINE if rate else WAITERS, waiters, timeout=600)
     await connection.close()
     return await drain.drain(dsn, jobs, slots)
 
@@ -63,19 +75,22 @@ async def handovers(dsn: str, jobs: int, slots: int) -> list[float]:
 
 
 async def report(dsn: str, pairs: int, jobs: int, slots: int, waiters: int = 100_000) -> None:
-    """Print both."""
-    ratios = []
-    for number in range(pairs):
-        pair = {}
-        for count in (0, waiters) if number % 2 == 0 else (waiters, 0):
-            async with fresh_database(dsn) as database:
-                pair[count] = await blocked_beside(database, jobs, slots, count)
-        ratios.append(pair[waiters] / pair[0])
-        print(f"  {pair[0]:,.0f} jobs/s alone, {pair[waiters]:,.0f} beside {waiters:,} blocked", flush=True)
-    print(
-        f"{jobs} jobs without a lock beside {waiters:,} blocked on one key: ratio {statistics.median(ratios):.2f}"
-        f"  ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    """Print them."""
+    for what, rate in (("blocked on one key", False), ("waiting for one rate of 50 a second", True)):
+        ratios = []
+        for number in range(pairs):
+            pair = {}
+            for count in (0, waiters) if number % 2 == 0 else (waiters, 0):
+                async with fresh_database(dsn) as database:
+                    pair[count] = await blocked_beside(database, jobs, slots, count, rate=rate)
+            ratios.append(pair[waiters] / pair[0])
+            print(
+                f"  {pair[0]:,.0f} jobs/s alone, {pair[waiters]:,.0f} beside {waiters:,} {what}", flush=True
+            )
+        print(
+            f"{jobs} jobs without a lock or a rate beside {waiters:,} {what}: ratio {statistics.median(ratios):.2f}"
+            f"  ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
     times = []
     for _ in range(pairs):
         async with fresh_database(dsn) as database:

@@ -17,14 +17,14 @@ import asyncpg
 import click
 import pytest
 
-from asyncjobs import Jobs, JobState, job
+from asyncjobs import Jobs, JobState, Rate, job
 from asyncjobs._store.chores import rescue_jobs
 from asyncjobs.cli.main import asyncjobs
 from asyncjobs.cli.output import when
 from tests.command import Shell, appears, open_shop
 from tests.features import need
 from tests.store.jobs import RUNNER, enter, session_of
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, eventually_async
 
 
 @job(kind="test_cli_looking:greet", queue="mail", max_attempts=2)
@@ -47,6 +47,26 @@ async def jobs(dsn: str, anyio_backend: str) -> AsyncIterator[Jobs]:
 @pytest.fixture
 def shell(tmp_path: Path, dsn: str) -> Shell:
     return Shell(tmp_path, {"ASYNCJOBS_DSN": dsn})
+
+
+async def test_show_says_what_a_job_in_the_line_of_its_rate_waits_for(dsn: str, shell: Shell) -> None:
+    """How many tokens, how many are left, how many jobs come first, and when it is looked at again."""
+    hourly = greet.set(rate=Rate(3, per=3600, window="sliding", weight=2))
+    async with Jobs(dsn).running(queues={"mail": None}) as jobs:
+        await (await hourly.later("Ada")).result(timeout=20)
+        await hourly.later("Bob")
+        last = await hourly.later("Cy")
+
+        async def waits() -> bool:
+            found = await jobs.get_job(last.id)
+            return found is not None and found.state is JobState.BLOCKED
+
+        await eventually_async(waits)
+        done = await shell("show", str(last.id))
+    assert (
+        "waits for 2 tokens of its rate: 1 left of 3 in 3600 s, a sliding window; 1 job before it; looked at again in"
+        in done.out
+    )
 
 
 @pytest.fixture

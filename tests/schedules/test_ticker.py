@@ -171,10 +171,15 @@ async def test_a_broken_schedule_keeps_no_other_from_ticking(
             )
     with caplog.at_level(logging.ERROR, "asyncjobs"):
         async with running(dsn, schedules=[Every(SOON, note.prepare("good"), name="good")]):
+            await eventually_async(lambda: was_said(caplog, "'b'"))  # at its first tick
             await until_ran("good", 4)
     said = [record.getMessage() for record in caplog.records]
     assert len([each for each in said if "'a'" in each]) == 1
     assert len([each for each in said if "'b'" in each]) == 1
+
+
+async def was_said(caplog: pytest.LogCaptureFixture, words: str) -> bool:
+    return any(words in record.getMessage() for record in caplog.records)
 
 
 class Cancels:

@@ -42,7 +42,7 @@ CATALOGS = {
           from pg_class where relnamespace = (select oid from pg_namespace where nspname = $1)""",
     "views": "select viewname, definition from pg_views where schemaname = $1",
     "functions": """
-        select proname, pg_get_functiondef(oid), proargtypes::text
+        select proname, pg_get_functiondef(oid), proargtypes::regtype[]::text
           from pg_proc where pronamespace = (select oid from pg_namespace where nspname = $1)""",
 }
 

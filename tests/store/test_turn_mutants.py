@@ -53,9 +53,9 @@ STATEMENTS: list[tuple[Story, Mutant]] = [
     (stories.test_a_delay_a_retry_and_a_requeue_end_in_line, mutant("due ones are ready", "promote_jobs", "then 5 else 0", "then 0 else 0")),
     (stories.test_a_delay_a_retry_and_a_requeue_end_in_line, mutant("a requeued one is ready", "return_jobs", "is not null then 5", "is not null then 0")),
     (stories.test_a_delay_a_retry_and_a_requeue_end_in_line, mutant("a released one loses its turn", "return_jobs", "\n                           and ($5::double precision[])[width_bucket(id, $1::bigint[])] is not null then 5", " then 5")),
-    (stories.test_a_finished_one_that_runs_again_stands_in_line, mutant("the key is forgotten", "retry_job", "options ->> 'fair'::text\n", "null::text\n", "is not null then 5", "is null then 5")),
+    (stories.test_a_finished_one_that_runs_again_stands_in_line, mutant("the key is forgotten", "retry_job", "boolean, options ->> 'fair'::text,\n", "boolean, null::text,\n", "is not null then 5", "is null then 5")),
     (stories.test_a_finished_one_that_runs_again_stands_in_line, mutant("a hurried one is ready", "retry_job", "when fair_key is not null then 5 else 0 end, scheduled_at", "else 0 end, scheduled_at")),
-    (stories.test_one_in_line_is_cancelled_cleared_and_overdue_as_any_other, mutant("none in line is late", "find_overdue", "(0, 1, 2, 4, 5)", "(0, 1, 2, 4)")),
+    (stories.test_one_in_line_is_cancelled_cleared_and_overdue_as_any_other, mutant("none in line is late", "find_overdue", "when 6 then", "when 5 then false when 6 then")),
     (stories.test_what_waits_in_line_is_nobodys_to_claim, mutant("new ones are ready", "insert_jobs", "then 5 else 0", "then 0 else 0")),
     (stories.test_what_waits_in_line_is_nobodys_to_claim, mutant("a look sees no lines", "look_around", "where state = 5", "where state = -5")),
 ]  # fmt: skip

@@ -109,7 +109,7 @@ MUTANTS: list[tuple[str, Mutant]] = [
     ("running", mutant("one that runs is changed", CHANGE, "and (runner is null or unique_to_start)", "")),
     ("lock", mutant("it stays with its runner", CHANGE, "runner = null, started_at = null, attempt =", "attempt =")),
     ("lock", mutant("it keeps the attempt", CHANGE, "then 0 else 1 end", "then 0 else 0 end")),
-    ("lock", mutant("claimed, it is no more unique", "claim_jobs", "and lock_key is null and queue", "and queue")),
+    ("lock", mutant("claimed, it is no more unique", "claim_jobs", "and lock_key is null and rate_key", "and rate_key")),
     ("window", mutant("a window is not looked at", INSERT, "new.unique_key in (select unique_key from taken)", "true")),
     ("window", mutant("a window is never over", INSERT, "where known.expires_at <= statement_timestamp()", "where false")),
     ("window", mutant("a window is over at once", INSERT, "where known.expires_at <= statement_timestamp()", "where true", "open.expires_at >", "open.expires_at <")),

@@ -320,6 +320,16 @@ async def test_what_a_rate_does_not_let_in_waits(jobs: Jobs) -> None:
     assert waiting.attempt == 0
 
 
+async def test_what_a_rate_of_its_own_does_not_let_in_waits_in_line(jobs: Jobs) -> None:
+    """As it would; and when there are tokens again the next drain runs it."""
+    hourly = {"rate": Rate(1, per=3600)}
+    await Charge(1).later("call", **hourly)  # type: ignore[call-overload]
+    await Charge(2).later("call", **hourly)  # type: ignore[call-overload]
+    assert await drain() == {"completed": 1}
+    [waiting] = await assert_enqueued(Charge, states=["blocked"])
+    assert waiting.attempt == 0
+
+
 async def test_a_kind_that_is_not_known_is_left_and_said(
     jobs: Jobs, connection: asyncpg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,6 +40,7 @@ from asyncjobs import (
     Later,
     LaterOptions,
     Lock,
+    Rate,
     Prepared,
     Retry,
     QueueRegistry,
@@ -228,6 +229,8 @@ async def functions(jobs: Jobs) -> None:
     assert_type(await send_welcome.set(delay=5).set(priority=3).later(42), Handle[str])
     assert_type(await send_welcome.set(lock=("user_id", "locale")).later(42), Handle[str])
     assert_type(await send_welcome.set(lock=Lock("user_id", slots=3)).later(42), Handle[str])
+    hourly = Rate(100, per=timedelta(hours=1), by=("user_id", "locale"), weight="user_id", window="sliding")
+    assert_type(await send_welcome.set(rate=hourly).later(42), Handle[str])
     assert_type(await send_welcome.set(fair="user_id").later(42), Handle[str])
     assert_type(await bare.later(42), Handle[int])
     assert_type(await in_a_thread.later(42), Handle[bytes])
@@ -262,6 +265,8 @@ async def functions_misused() -> None:
     send_welcome.set(quue="mail")  # type: ignore[call-arg]  # pyright: ignore
     send_welcome.set(priority="high")  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(lock=5)  # type: ignore[arg-type]  # pyright: ignore
+    send_welcome.set(rate=5)  # type: ignore[arg-type]  # pyright: ignore
+    Rate(5, window="rolling")  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(fair=5)  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(fair=True)  # type: ignore[arg-type]  # pyright: ignore
     send_welcome.set(kind="other")  # type: ignore[call-arg]  # pyright: ignore

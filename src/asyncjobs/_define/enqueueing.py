@@ -15,6 +15,7 @@ from asyncjobs._define.handle import Handle, reader_by_kind, typed_reader
 from asyncjobs._define.history import NO_HISTORY, History, check_history
 from asyncjobs._define.keys import Chosen
 from asyncjobs._define.locking import locked
+from asyncjobs._define.rating import rated
 from asyncjobs._define.uniqueness import unique
 from asyncjobs._enqueue.ambient import which
 from asyncjobs._enqueue.carried import meta_of, stamped
@@ -55,6 +56,9 @@ class Prepared(Generic[R_co]):
         lock = self.call["lock"] if "lock" in self.call else self.defined.get("lock")
         if lock:
             job = locked(job, lock, self.chosen, self.history)
+        rate = self.call["rate"] if "rate" in self.call else self.defined.get("rate")
+        if rate:
+            job = rated(job, rate, self.chosen, self.history)
         alike = self.call["unique"] if "unique" in self.call else self.defined.get("unique")
         return unique(job, alike, self.chosen, self.history) if alike else job
 

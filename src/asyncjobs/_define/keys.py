@@ -1,4 +1,4 @@
-"""The key of a job: what makes two jobs alike for `unique=`, `lock=` and `fair=`.
+"""The key of a job: what makes two jobs alike for `unique=`, `lock=`, `fair=` and `rate=`.
 
 Made from what is stored, not from what Python holds: two processes that encode equal inputs come to the same key. What was
 left out counts as its default, so that `send.later(42)` and `send.later(42, locale="en")` are alike.
@@ -143,7 +143,7 @@ def _with_defaults(signature: FunctionSignature, given: Mapping[str, Any]) -> It
 
 
 def check_function_keys(function: Any, options: Mapping[str, Any], home: str) -> None:
-    """Refuse names in the `unique=`, `lock=` or `fair=` of a `@job` function that it does not take."""
+    """Refuse names in the `unique=`, `lock=`, `fair=` or `rate=` of a `@job` function that it does not take."""
     words = key_words(options)
     if words:
         taken = {each.name for each in parameters(function, is_method=False)}
@@ -152,7 +152,7 @@ def check_function_keys(function: Any, options: Mapping[str, Any], home: str) ->
 
 
 def check_class_keys(cls: type, options: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse names in the `unique=`, `lock=` or `fair=` of a class, or of its `@job` *methods*, that its objects cannot have.
+    """Refuse names in the `unique=`, `lock=`, `fair=` or `rate=` of a class, or of its `@job` *methods*, that its objects cannot have.
 
     What a hand-written `__init__` or `__getattr__` may bring cannot be known here, and is found out at the first use.
     """

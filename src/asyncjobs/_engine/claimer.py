@@ -10,6 +10,7 @@ Falling asleep, on the claimer's own connection:
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
@@ -37,11 +38,14 @@ from asyncjobs._store.chores import promote_jobs
 from asyncjobs._store.claims import A_BATCH, Caution, begin_jobs, claim_jobs, look_around, wake_others
 from asyncjobs._store.limits import find_limits
 from asyncjobs._store.locks import settle_locks
+from asyncjobs._store.rates import promote_rates
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
 logger = logging.getLogger("asyncjobs")
 
+MOST_RATES = 100  #: of which one statement looks who may begin
+OTHERS_ARE_QUICKER = 0.050  #: seconds until rates are looked at again that another runner saw to first
 LOOK_EVERY = 1.0  #: seconds between looks around while busy: new lanes, paused queues, forgotten marks
 
 
@@ -70,6 +74,7 @@ class Claimer:
         begin: Callable[[ClaimedJob, Pool], None],
         claimed: Callable[[Sequence[ClaimedJob]], None],
         release: Callable[[Iterable[ClaimedJob]], None],
+        forget: Callable[[ClaimedJob], None],
         is_empty: Callable[[], bool],
         caution: Caution,
         gives_way: bool = False,
@@ -84,11 +89,13 @@ class Claimer:
         self._rhythm = rhythm
         self._begin_in = begin  #: a slot of the pool is free for the job
         self._release = release  #: takes jobs that are not to begin here
+        self._forget = forget  #: told of a job that is nobody's now
         self._session: Session | None = None
         self._lanes = Lanes(pools, registry)
         self.failures = 0  #: of turns, one after the other
         self._alarm = Alarm()
-        self._grip = Grip(identity, self._lanes, claimed, release)
+        self._grip = Grip(identity, self._lanes, claimed, lambda jobs: self._give_back(list(jobs)))
+        self._grip.rate_due = self._rate_is_due
         self._solitude = Solitude(pools, is_empty, caution)
         self._urgency = Urgency(  #: what some slot takes
             min(pool.urgency.first for pool in pools), max(pool.urgency.last for pool in pools)
@@ -121,6 +128,7 @@ class Claimer:
         self._looked_at = 0.0
         self._due_at: float | None = None
         self._patient_until = 0.0  #: nothing was to be promoted, though it was due
+        self._rated_at = math.inf  #: somebody who waits for a rate is due
         self._announcement = Announcement(self._pools, self._lanes, self._alarm)
         self._grip.doubts = Doubts()
         self._lanes.limits, self._lanes.paused_by_hand = Limits(), frozenset()
@@ -151,6 +159,8 @@ class Claimer:
         """This runner answers for *job* no more: who waited for its lock, or for its place in a queue, may begin."""
         if job.lock_key is not None:
             self.wake()
+        if self._grip.begins_at:
+            self._grip.begins_at.pop(job.id, None)
         if job.id in self._returning:  # nobody tells: it may be the only one there is
             self._returning.discard(job.id)
             self.wake()
@@ -189,6 +199,11 @@ class Claimer:
         if hungry:
             self._promised.add(queue)
         return hungry
+
+    @property
+    def begins_at(self) -> dict[int, float]:
+        """Jobs in slots that may not begin before, having paid for a moment that has yet to come."""
+        return self._grip.begins_at
 
     @property
     def is_drained(self) -> bool:
@@ -252,6 +267,8 @@ class Claimer:
         self._give_back_what_waited_too_long()
         if self._due_at is not None and now >= self._due_at:
             await self._promote(session)
+        if now >= self._rated_at:
+            await self._promote_rates(session)
         if (now - self._looked_at > LOOK_EVERY and not self._drained) or self._lanes.limits.is_due(now):
             self._drained = False
             await self._look(session)
@@ -299,6 +316,14 @@ class Claimer:
             pool: [pool.prefetched[nth] for nth in range(count)] for pool, count in chosen.items() if count
         }
         begun = {job.id: job for jobs in beginning.values() for job in jobs}
+        if rated := [job for job in begun.values() if job.rate_key is not None]:
+            refused = await self._pay(session, incarnation, rated)
+            beginning = {
+                pool: [job for job in jobs if job.id not in refused] for pool, jobs in beginning.items()
+            }
+            begun = {job.id: job for jobs in beginning.values() for job in jobs}
+            if not begun:
+                return True
         if not await begin_jobs(session, incarnation, [*self._begun.values(), *begun.values()]):
             self._identity.doubt()  # somebody declared this incarnation dead
             return True
@@ -312,6 +337,18 @@ class Claimer:
                     self._begin_in(pool.prefetched.popleft(), pool)
         return True
 
+    async def _pay(self, session: Session, incarnation: int, rated: Sequence[ClaimedJob]) -> frozenset[int]:
+        """Let prefetched jobs pay for their rates: which of them do not begin."""
+        back, waiting = await self._grip.let_in(session, incarnation, rated, beginning=len(rated))
+        refused = back | waiting
+        for pool in self._pools if refused else ():
+            pool.drop(refused)
+        for job in rated:
+            if job.id in waiting:
+                self._forget(job)
+        self._give_back([job for job in rated if job.id in back])
+        return refused
+
     async def _claim(self, session: Session, incarnation: int, rooms: dict[Pool, int]) -> bool:
         """Claim once; True when there may be more to do before sleeping."""
         kinds = self._kinds()
@@ -323,7 +360,9 @@ class Claimer:
                 claimed = await claim_jobs(
                     session, requests, incarnation, begin=begin, limited=self._lanes.limits.queues
                 )
-                jobs = await self._grip.take(session, incarnation, claimed)
+                jobs = await self._grip.take(
+                    session, incarnation, claimed, begin=begin, free=sum(pool.free for pool in rooms)
+                )
             self._claimed_at = time.monotonic()
             if self._quiet:  # told so while this claim was under way
                 self._release(jobs)
@@ -429,13 +468,14 @@ class Claimer:
                 self._give_back(pool.give_up())
 
     async def _look(self, session: Session) -> list[Lane]:
-        lanes, due, paused, suspects, limited, in_line = await look_around(session)
+        lanes, due, paused, suspects, limited, in_line, rate_due = await look_around(session)
         allowances = await find_limits(session) if limited else ()
         dealt = await self._turns.deal(session, self._kinds()) if in_line else self._turns.none()
         now = self._looked_at = time.monotonic()
         self._lanes.limits.saw(now, allowances)
         self._solitude.saw(now, suspects=suspects)
         self._due_at = None if due is None else max(now + due, self._patient_until)
+        self._rated_at = math.inf if rate_due is None else now + rate_due
         self._lanes.paused_by_hand = paused
         self._lanes.forget_old(now)
         known = self._kinds()
@@ -465,6 +505,21 @@ class Claimer:
         known = self._kinds()
         self.wake(lane for lane in promoted if lane.kind in known and self._lanes.are_served(lane.queue))
 
+    def _rate_is_due(self, seconds: float) -> None:
+        self._rated_at = min(self._rated_at, time.monotonic() + seconds)
+
+    async def _promote_rates(self, session: Session) -> None:
+        """Make ready who waits for a rate and has its tokens now."""
+        promoted, due = await promote_rates(session, MOST_RATES)
+        now = time.monotonic()
+        self._rated_at = math.inf if due is None else now + due
+        if not promoted:
+            self._rated_at = max(self._rated_at, now + OTHERS_ARE_QUICKER)
+            return
+        known = self._kinds()
+        self._lanes.forget_marks_of(promoted)  # who waited is older than what was claimed meanwhile
+        self.wake(lane for lane in promoted if lane.kind in known and self._lanes.are_served(lane.queue))
+
     # Sleeping.
 
     async def _ready_to_sleep(self, session: Session) -> bool:
@@ -482,6 +537,7 @@ class Claimer:
             limit = self._alarm.longer(self._rhythm.poll_from, self._rhythm.poll_to)
         if self._due_at is not None:
             limit = min(limit, max(0.0, self._due_at - time.monotonic()))
+        limit = min(limit, max(0.0, self._rated_at - time.monotonic()))
         for pool in self._pools:
             if pool.prefetched:
                 limit = min(limit, max(0.0, pool.prefetched_at + TOO_LONG - time.monotonic()))

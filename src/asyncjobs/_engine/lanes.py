@@ -123,6 +123,12 @@ class Lanes:
                 known.mark = max(known.mark, Mark(job.priority, job.scheduled_at, job.id))
                 known.seen_at = now
 
+    def forget_marks_of(self, lanes: Iterable[Lane]) -> None:
+        """Claim from the start of *lanes* again."""
+        for lane in lanes:
+            if (known := self._known.get(lane)) is not None:
+                known.mark = self._start
+
     def forget_marks(self) -> bool:
         """Claim from the start again; False when nothing was marked."""
         marked = False

@@ -13,6 +13,7 @@ from asyncjobs._model.words import counted
 from asyncjobs._store.chores import Rescue, find_orphans, rescue_jobs
 from asyncjobs._store.faults import discreet, is_transient, sqlstate
 from asyncjobs._store.locks import sweep_locks
+from asyncjobs._store.rates import sweep_rates
 from asyncjobs._store.runners import end_frozen, find_suspects
 from asyncjobs._store.session import Session
 
@@ -85,6 +86,7 @@ class Sweep:
     async def _sweep_locks(self) -> None:
         try:
             swept = await sweep_locks(self._session, HANDED_OVER)
+            await sweep_rates(self._session)
         except Exception as refusal:
             if is_transient(refusal) or sqlstate(refusal) is None:
                 raise

@@ -14,7 +14,7 @@ _WHATEVER = (
     "whatever a job raises is tried again; raise Fail(…), or answer it from on_error, where it should not be"
 )
 _NEEDED = "a method needed() is asked before the job runs"
-_LIMIT = "say it of its queue, over all processes: `await jobs.limit(queue, rate=Rate(…))`"
+_LIMIT = "say rate=Rate(…), over all processes; or of its queue, `await jobs.limit(queue, rate=Rate(…))`"
 _ALWAYS = "a job is done when what came of it is stored, and never before: leave it out"
 _NOW = 'say run="now"'
 _INPUTS = "inputs are the arguments of later itself, or the object's fields"
@@ -47,7 +47,6 @@ OPTIONS = {
     "time_limit": "say timeout=",
     "soft_time_limit": "say timeout=",
     "rate_limit": _LIMIT,
-    "rate": _LIMIT,
     "concurrency": "say lock=Lock(…, slots=…), or of its queue: `await jobs.limit(queue, concurrency=…)`",
     "queueing_lock": "say unique=",
     "unique_for": "say unique=Unique(…, window=…)",

@@ -34,6 +34,11 @@ class NewJob:
     fair_key: str | None = None  #: jobs that have it share a turn in their queue
     lock_key: str | None = None  #: at most *lock_slots* running jobs have it
     lock_slots: int = 1
+    rate_key: str | None = None  #: jobs that have it take their tokens from one rate …
+    rate_weight: int = 1  #: … it so many …
+    rate_capacity: int = 1  #: … of at most so many …
+    rate_per: float = 1.0  #: … in so many seconds
+    rate_window: int = 0  #: a bucket, a sliding window, or a fixed one
     version: int = 1  #: of the shape of its inputs
 
     @property
@@ -51,6 +56,7 @@ class NewJob:
             and self.unique_key is None
             and self.lock_key is None
             and self.fair_key is None
+            and self.rate_key is None
         )
 
 
@@ -78,6 +84,7 @@ class ClaimedJob(NamedTuple):
     options: str | None
     scheduled_at: datetime
     lock_key: str | None = None
+    rate_key: str | None = None
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""What a key is made of: the words of `unique=`, `lock=` and `fair=` have this in common."""
+"""What a key is made of: the words of `unique=`, `lock=`, `fair=` and `rate=` have this in common."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KeyRule(Protocol):
         """Keys are alike only inside one; None: the kind's own."""
 
 
-KEY_WORDS = ("unique", "lock", "fair")
+KEY_WORDS = ("unique", "lock", "fair", "rate")
 """The options that make a key."""
 
 

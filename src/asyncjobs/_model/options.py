@@ -15,6 +15,7 @@ from asyncjobs._model.backoff import BackoffLike, Exponential, as_backoff, backo
 from asyncjobs._model.durations import Duration, seconds
 from asyncjobs._model.fair import FairLike, fair_names
 from asyncjobs._model.job import NewJob
+from asyncjobs._model.limits import RateLike, rate_of
 from asyncjobs._model.lock import LockLike, lock_of
 from asyncjobs._model.outcome import Kept
 from asyncjobs._model.unique import UniqueLike, unique_of
@@ -40,6 +41,7 @@ class JobOptions(TypedDict, total=False):
     unique: UniqueLike  #: of the jobs that are alike, one is in the queue
     lock: LockLike  #: of the jobs that are alike, so many run at a time
     fair: FairLike  #: the jobs that are alike share a turn in their queue
+    rate: RateLike  #: of the jobs that are alike, so many begin in a time
     tags: Sequence[str]
     meta: Mapping[str, Any]
     run: When  #: "later", or "now": at once, in its caller; or a function of the job that says which
@@ -130,6 +132,8 @@ def check_values(given: Mapping[str, Any]) -> None:
         lock_of(given["lock"])
     if "fair" in given:
         fair_names(given["fair"])
+    if "rate" in given:
+        rate_of(given["rate"])
     if "run" in given:
         check_when(given["run"])
     for word in ("meta", "context"):

@@ -1,7 +1,7 @@
 """The life of a job, as one table.
 
 People see the nine words of `JobState`. Stored are numbers: a live job is *ready*, *scheduled*, *retryable*,
-*blocked* or *in line* (`LiveState`), and a ready job that a runner holds is what people call running. That the claim changes
+*blocked*, *in line* or *rated* (`LiveState`), and a ready job that a runner holds is what people call running. That the claim changes
 no stored state is deliberate: a state in an index predicate would make every claim rewrite every index.
 """
 
@@ -42,6 +42,7 @@ class LiveState(IntEnum):
     BLOCKED = 3
     SUSPECTED = 4  #: ready, and to run alone: it may be what kills runners
     IN_LINE = 5  #: ready when its key has its turn
+    RATED = 6  #: ready when its rate has the tokens
 
 
 class FinalState(IntEnum):

@@ -37,6 +37,7 @@ class Attempts:
         self._turnstile = turnstile
         self._ended = ended  #: told what each came to; None: others write it, or nobody may
         self._freed = freed  #: told that a job may begin
+        self.begins_at: dict[int, float] = {}  #: jobs that may not begin before
         self._attempts: dict[int, Attempt] = {}
         self._owner: asyncio.Task[None] | None = None
 
@@ -122,6 +123,9 @@ class Attempts:
         """Wait for the attempt's turn to enter the event loop."""
         try:
             attempt.wake()
+            if self.begins_at and (begins_at := self.begins_at.pop(attempt.job.id, None)) is not None:
+                await asyncio.sleep(begins_at - time.monotonic())
+                attempt.started = attempt.running.started = time.perf_counter()
             if self._turnstile is not None and (ticket := self._turnstile.enter()) is not None:
                 await ticket
                 attempt.started = attempt.running.started = time.perf_counter()

@@ -98,11 +98,13 @@ class Runner:
             begin=self._attempts.begin,
             claimed=self._claimed,
             release=self._release,
+            forget=self._settled,
             is_empty=lambda: not self._held and not self._attempts,
             caution=Caution(settings.vigilance.alone, settings.vigilance.max_crashes),
             gives_way=gives_way,
             registry=jobs.registry,
         )
+        self._attempts.begins_at = self._claimer.begins_at
         self._completer = Completer(
             source,
             schema,

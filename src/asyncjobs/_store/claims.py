@@ -60,6 +60,7 @@ class Surroundings(NamedTuple):
     suspects: bool  #: one that may be what kills runners waits to run alone
     limited: bool  #: there are queues with limits
     in_line: bool  #: some wait for the turn of their key
+    rate_due: float | None  #: seconds until somebody who waits for a rate is due; negative when overdue
 
 
 class Caution(NamedTuple):
@@ -71,9 +72,9 @@ class Caution(NamedTuple):
 
 async def look_around(session: Session) -> Surroundings:
     """Where jobs are ready, when the next is due, which queues are paused, whether a suspect waits."""
-    queues, kinds, due, paused, suspects, limited, in_line = await session.fetchrow("look_around")
+    queues, kinds, due, paused, suspects, limited, in_line, rate_due = await session.fetchrow("look_around")
     lanes = [Lane(*lane) for lane in zip(queues, kinds, strict=True)]
-    return Surroundings(lanes, due, frozenset(paused), suspects, limited, in_line)
+    return Surroundings(lanes, due, frozenset(paused), suspects, limited, in_line, rate_due)
 
 
 async def claim_jobs(

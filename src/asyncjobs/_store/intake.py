@@ -145,4 +145,10 @@ def as_json(job: NewJob) -> dict[str, Any]:
         stored["lock_slots"] = job.lock_slots
     if job.fair_key is not None:
         stored["fair_key"] = job.fair_key
+    if job.rate_key is not None:
+        stored["rate_key"] = job.rate_key
+        stored["rate_weight"] = job.rate_weight
+        stored["rate_capacity"] = job.rate_capacity
+        stored["rate_per"] = job.rate_per
+        stored["rate_window"] = job.rate_window
     return stored

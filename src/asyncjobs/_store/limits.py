@@ -1,4 +1,4 @@
-"""Limits of queues: how many jobs of one run at a time, and how often one begins (0003_locks.sql)."""
+"""Limits of queues: how many jobs of one run at a time, and how often one begins (0003_locks.sql, 0008_rates.sql)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from asyncjobs._model.job import ClaimedJob
-from asyncjobs._model.limits import QueueLimit, Rate, rate_of
+from asyncjobs._model.limits import WINDOWS, QueueLimit, Rate, stored_rate
 from asyncjobs._store.session import Session
+
+_KINDS = {number: window for window, number in WINDOWS.items()}
 
 
 class Allowance(NamedTuple):
@@ -35,12 +37,15 @@ async def admit_jobs(session: Session, incarnation: int, jobs: Iterable[ClaimedJ
 async def limit_queue(session: Session, queue: str, concurrency: int | None, rate: Rate | None) -> None:
     """Limit *queue*, in all processes; with neither, no longer."""
     every, burst = (None, None) if rate is None else (rate.every, rate.burst)
-    await session.fetch("limit_queue", queue, concurrency, every, burst)
+    window = WINDOWS[rate.window if rate is not None else None]
+    await session.fetch("limit_queue", queue, concurrency, every, burst, window)
 
 
 async def list_limits(session: Session) -> dict[str, QueueLimit]:
     """The limits of queues."""
     return {
-        queue: QueueLimit(concurrency, None if every is None else rate_of(every, burst), running)
-        for queue, concurrency, every, burst, running in await session.fetch("list_limits")
+        queue: QueueLimit(
+            concurrency, None if every is None else stored_rate(every, burst, _KINDS[window]), running
+        )
+        for queue, concurrency, every, burst, window, running in await session.fetch("list_limits")
     }

@@ -9,6 +9,7 @@ import attrs
 
 from asyncjobs._engine.link import Patience
 from asyncjobs._store.chores import prune_jobs, prune_windows, restore_ballast
+from asyncjobs._store.rates import prune_rates
 from asyncjobs._store.session import Session
 from asyncjobs._store.source import Source
 
@@ -51,5 +52,7 @@ class Janitor:
         while pruned := await prune_jobs(session, self._retention.finished, self._retention.failed, A_CHUNK):
             forgotten += pruned
         while await prune_windows(session, A_CHUNK):
+            pass
+        while await prune_rates(session, A_CHUNK):
             pass
         return forgotten

@@ -9,6 +9,7 @@ from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs._model.words import counted
 from asyncjobs._store.limits import find_limits
+from asyncjobs._store.rates import find_rate
 from asyncjobs._store.runners import list_runners
 from asyncjobs._store.views import find_keys
 from asyncjobs.cli.output import when
@@ -22,11 +23,26 @@ async def waits_for(jobs: Jobs, job: Job) -> str | None:
         case JobState.SCHEDULED | JobState.RETRYABLE:
             return f"its time, {when(job)}"
         case JobState.BLOCKED:
-            return await _its_lock(jobs, job)
+            return await _its_rate(jobs, job) or await _its_lock(jobs, job)
         case JobState.AVAILABLE:
             return await _its_queue(jobs, job) or await _a_runner(jobs, job)
         case _:
             return None
+
+
+async def _its_rate(jobs: Jobs, job: Job) -> str | None:
+    rate = await jobs.ask(find_rate, job.id)
+    if rate is None:
+        return None
+    kind = "" if rate.window == "bucket" else f", a {rate.window} window"
+    left = f"{max(0, rate.tokens_left)} left of {rate.capacity} in {rate.seconds:g} s{kind}"
+    parts = [
+        f"{counted(rate.weight, 'token')} of its rate: {left}",
+        f"{counted(rate.before, 'job')} before it",
+    ]
+    if rate.due is not None:
+        parts.append(f"looked at again in {max(0.0, rate.due):.1f} s")
+    return "; ".join(parts)
 
 
 async def _its_lock(jobs: Jobs, job: Job) -> str | None:

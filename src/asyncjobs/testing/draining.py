@@ -33,6 +33,7 @@ from asyncjobs._schedule.firing import fire
 from asyncjobs._store.claims import LaneRequest, claim_jobs, finish_jobs, look_around, return_jobs
 from asyncjobs._store.limits import admit_jobs, find_limits
 from asyncjobs._store.locks import acquire_locks
+from asyncjobs._store.rates import let_in, promote_rates
 from asyncjobs._store.runners import forget_runner, register_runner
 from asyncjobs._store.schedules import list_schedules
 from asyncjobs._store.session import Session
@@ -166,6 +167,9 @@ class Drain:
             in_line = (self._queues or [EVERY_QUEUE], sorted(known), EVERY_PRIORITY)
             await self._jobs.ask(deal_turns, *in_line, wanted=1)
             around = await self._jobs.ask(look_around)
+        if around.rate_due is not None and around.rate_due <= 0:
+            await self._jobs.ask(promote_rates, 100)
+            around = await self._jobs.ask(look_around)
         self._limited = [each.queue for each in await self._jobs.ask(find_limits)] if around.limited else []
         found = []
         for lane in around.lanes:
@@ -195,7 +199,7 @@ class Drain:
         ]
 
     async def _may_run(self, job: ClaimedJob) -> bool:
-        """Whether its lock and the limits of its queue let it. Else it waits, as it would."""
+        """Whether its lock, its rate and the limits of its queue let it. Else it waits, as it would."""
         if job.lock_key is not None:
             acquired = await self._jobs.ask(acquire_locks, self._incarnation, [job])
             if job.id in acquired.blocked:
@@ -203,6 +207,11 @@ class Drain:
             if job.id not in acquired.held:
                 await self._give_back(job)
                 return False
+        if job.rate_key is not None:
+            came = await self._jobs.ask(let_in, self._incarnation, [job])
+            if job.id not in came.held | came.blocked:
+                await self._give_back(job)
+            return job.id in came.held
         if job.queue not in self._limited or await self._jobs.ask(admit_jobs, self._incarnation, [job]):
             return True
         await self._give_back(job)

@@ -43,7 +43,7 @@ async def inside(jobs: Jobs, on: Any) -> AsyncIterator[Jobs]:
         "_source": stage,
         "_own_source": stage,
         "_coalescer": Intake(stage, jobs.schema),
-        "_waiter": Waiter(),
+        "_waiter": Waiter(jobs.find_job),
     }
     for name in kept:
         delattr(jobs, name)
@@ -190,16 +190,14 @@ class Waiter:
 
     runner_hears = False
 
+    def __init__(self, look: Callable[[int], Awaitable[Job | None]]) -> None:
+        self._look = look
+
     def tell(self, job_id: int) -> None:
         pass
 
-    async def wait(
-        self,
-        job_id: int,
-        _mark: Callable[[int], Awaitable[bool]],
-        look: Callable[[int], Awaitable[Job | None]],
-    ) -> Job:
-        job = await look(job_id)
+    async def wait(self, job_id: int) -> Job:
+        job = await self._look(job_id)
         if job is None:
             raise JobNotFound(job_id)
         if not job.state.is_final:

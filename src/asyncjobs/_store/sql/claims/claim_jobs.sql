@@ -53,8 +53,8 @@ update asyncjobs.live_jobs
    set runner = $9::bigint, token = token + 1, attempt = attempt + 1,
        started_at = case when $10::boolean then clock_timestamp() end,
        -- Unchanged as a rule, so that it stays HOT. One with a lock does not start before it has that (acquire_locks), and one
-       -- of a limited queue not before it is let in (admit_jobs).
-       unique_key = case when unique_to_start and lock_key is null and queue <> all ($14::text[]) then null else unique_key end
+       -- of a limited queue, or with a rate, not before it is let in (admit_jobs, let_in).
+       unique_key = case when unique_to_start and lock_key is null and rate_key is null and queue <> all ($14::text[]) then null else unique_key end
  where ctid = any (array(
          select chosen.row
            from shares
@@ -72,4 +72,4 @@ update asyncjobs.live_jobs
                for update skip locked) chosen))
    and runner is null
 returning id, token, attempt, max_attempts, priority, queue, kind, method,
-          args::text, meta::text, tags, options::text, scheduled_at, lock_key
+          args::text, meta::text, tags, options::text, scheduled_at, lock_key, rate_key

@@ -29,5 +29,5 @@ with mine as materialized (
     from claimed
 )
 select id, token, attempt, max_attempts, priority, queue, kind, method,
-       args::text, meta::text, tags, options::text, scheduled_at, lock_key, crashes
+       args::text, meta::text, tags, options::text, scheduled_at, lock_key, rate_key, crashes
   from claimed

@@ -1,6 +1,6 @@
 -- What a claimer must know that no claim tells: where jobs are ready, when the next one is due, which queues are paused,
 -- whether a suspect waits to run alone (claim_suspect.sql), whether any queue is limited (find_limits.sql), and whether
--- anything is in line (deal_turns.sql).
+-- anything is in line (deal_turns.sql), and in how many seconds somebody who waits for a rate is due (promote_rates.sql).
 --
 -- Lanes (queue, kind) are found without reading the jobs, one step of the index per lane. Ballast sorts below ' ', where no
 -- queue's name is, and is due after 2200. `due` is in seconds, null when nothing is scheduled.
@@ -29,4 +29,6 @@ select array(select queue from lanes order by queue, kind) as queues,
        array(select name from asyncjobs.queues where paused_at is not null) as paused,
        exists (select from asyncjobs.live_jobs where state = 4) as suspects,
        exists (select from asyncjobs.queues where concurrency is not null or every is not null) as limited,
-       (select true from asyncjobs.live_jobs where state = 5 order by queue, kind limit 1) is true as in_line
+       (select true from asyncjobs.live_jobs where state = 5 order by queue, kind limit 1) is true as in_line,
+       (select extract(epoch from due_at - clock_timestamp())::float8
+          from asyncjobs.rates where due_at is not null order by due_at limit 1) as rate_due

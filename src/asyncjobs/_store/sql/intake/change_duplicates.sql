@@ -13,9 +13,11 @@ with given as materialized (
       as (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
               delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
               unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint, fair_key text,
+              rate_key text, rate_weight integer, rate_capacity integer, rate_per double precision, rate_window smallint,
               "window" double precision, replace boolean, reschedule boolean)) with ordinality
       as new (queue, kind, method, args, priority, max_attempts, delay, scheduled_at, tags, meta, options,
-              unique_key, unique_to_start, lock_key, lock_slots, fair_key, "window", replace, reschedule, nth)
+              unique_key, unique_to_start, lock_key, lock_slots, fair_key,
+              rate_key, rate_weight, rate_capacity, rate_per, rate_window, "window", replace, reschedule, nth)
    order by new.unique_key, new.nth desc
 ), held as materialized (
   select id, lock_key
@@ -39,9 +41,16 @@ with given as materialized (
          lock_key = case when replace then timed.lock_key else live.lock_key end,
          lock_slots = case when replace then timed.lock_slots else live.lock_slots end,
          fair_key = case when replace then timed.fair_key else live.fair_key end,
+         rate_key = case when replace then timed.rate_key else live.rate_key end,
+         rate_weight = case when replace then timed.rate_weight else live.rate_weight end,
+         rate_capacity = case when replace then timed.rate_capacity else live.rate_capacity end,
+         rate_per = case when replace then timed.rate_per else live.rate_per end,
+         rate_window = case when replace then timed.rate_window else live.rate_window end,
+         promoted_at = case when replace then null else live.promoted_at end,
+         paid_at = case when replace then null else live.paid_at end,
          scheduled_at = case when reschedule then timed.due else live.scheduled_at end,
          state = case when reschedule and timed.later then 1
-                      when reschedule and live.state in (1, 2) or replace and live.state in (3, 5)
+                      when reschedule and live.state in (1, 2) or replace and live.state in (3, 5, 6)
                       then case when live.crashes > 0 then 4
                                 when case when replace then timed.fair_key else live.fair_key end is not null then 5 else 0 end
                       when live.crashes > 0 and live.state = 0 then 4

@@ -12,6 +12,7 @@ with given as materialized (
       as new (queue text, kind text, method text, args jsonb, priority smallint, max_attempts smallint,
               delay double precision, scheduled_at timestamptz, tags text[], meta jsonb, options jsonb,
               unique_key text, unique_to_start boolean, lock_key text, lock_slots smallint, fair_key text,
+              rate_key text, rate_weight integer, rate_capacity integer, rate_per double precision, rate_window smallint,
               "window" double precision)
 ), first as materialized (
   select *
@@ -35,13 +36,15 @@ with given as materialized (
 ), inserted as (
   insert into asyncjobs.live_jobs
          (queue, kind, method, args, priority, max_attempts, created_at, scheduled_at, state, tags, meta, options,
-          unique_key, unique_to_start, lock_key, lock_slots, fair_key)
+          unique_key, unique_to_start, lock_key, lock_slots, fair_key,
+          rate_key, rate_weight, rate_capacity, rate_per, rate_window)
   select new.queue, new.kind, new.method, new.args, new.priority, new.max_attempts, statement_timestamp(),
          coalesce(new.scheduled_at, statement_timestamp() + new.delay * interval '1 s', statement_timestamp())
            + (new.nth - 1)::float8 * interval '1 us',
          case when new.scheduled_at > statement_timestamp() or new.delay > 0::float8 then 1
               when new.fair_key is not null then 5 else 0 end,
-         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots, new.fair_key
+         new.tags, new.meta, new.options, new.unique_key, new.unique_to_start, new.lock_key, new.lock_slots, new.fair_key,
+         new.rate_key, new.rate_weight, new.rate_capacity, new.rate_per, new.rate_window
     from first new
    where new."window" is null or new.unique_key in (select unique_key from taken)
    order by new.unique_key nulls first, new.nth

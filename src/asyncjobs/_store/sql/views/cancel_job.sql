@@ -25,9 +25,10 @@ with target as materialized (
   update asyncjobs.finished_jobs set state = 12 where id = $1::bigint and state = 14 returning id
 )
 select 'cancelled' as answer, case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end,
-       case when lock_key is not null then asyncjobs.let_go(id) end  -- it may have been handed over to it
+       case when lock_key is not null then asyncjobs.let_go(id) end,  -- it may have been handed over to it
+       case when state = 6 then asyncjobs.hurry_rate(rate_key)::text end
   from gone
 union all
-select 'cancelled', null, null from decided
+select 'cancelled', null, null, null from decided
 union all
-select 'requested', asyncjobs.notify('asyncjobs:cancel', id::text), null from asked
+select 'requested', asyncjobs.notify('asyncjobs:cancel', id::text), null, null from asked

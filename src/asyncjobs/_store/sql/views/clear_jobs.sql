@@ -14,9 +14,11 @@ with chosen as materialized (
 ), gone as (
   delete from asyncjobs.live_jobs
    where id = any (array(select id from chosen)) and runner is null
-  returning id, awaited, lock_key
+  returning id, awaited, lock_key, state, rate_key
 )
 select count(*),
        count(case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end),
-       count(case when lock_key is not null then asyncjobs.let_go(id) end)
+       count(case when lock_key is not null then asyncjobs.let_go(id) end),
+       (select count(asyncjobs.hurry_rate(rate_key)::text)
+          from (select distinct rate_key from gone where state = 6 order by rate_key) lines)
   from (select id, awaited, lock_key from gone order by id) gone

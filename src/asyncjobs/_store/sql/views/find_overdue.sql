@@ -2,7 +2,7 @@
 -- $1 float8 seconds
 -- One that waits for another's lock (blocked) is not late while a runner lives that runs the other: it has its turn then. Where none
 -- does, nobody is there to take the lock away, either, nor to take back what was claimed; so both are late.
--- What waits for somebody's decision is not late. Ballast is due after 2200.
+-- One that waits for its rate is late where no runner lives. What waits for somebody's decision is not late. Ballast is due after 2200.
 with late as (
   select queue, scheduled_at, state, runner, lock_key
     from asyncjobs.live_jobs
@@ -20,6 +20,8 @@ with late as (
 select queue, count(*), extract(epoch from clock_timestamp() - min(scheduled_at))::float8 as oldest,
        queue in (select name from asyncjobs.queues where paused_at is not null) as paused
   from late
- where state <> 3 or lock_key in (select lock_key from waited_for where not is_run)
+ where case state when 3 then lock_key in (select lock_key from waited_for where not is_run)
+                  when 6 then not exists (select from asyncjobs.runners where seen_at + lease > clock_timestamp())
+                  else true end
  group by queue
  order by queue
