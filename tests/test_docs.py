@@ -20,6 +20,7 @@ PAGES = sorted(
 NAMES = [str(page.relative_to(DOCS)) for page in PAGES]
 
 
+@pytest.mark.timeout(300)  # some pages run twenty commands, a process each
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
 async def test_a_page_works(path: Path, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of the page runs, in order, and commands say what the page says."""

@@ -93,7 +93,10 @@ async def test_what_a_job_waits_for(dsn: str, jobs: Jobs) -> None:
     assert said.endswith(f"serving neither queue 'exports' nor kind '{KIND}'")
     await jobs.limit("exports", rate=Rate(1, per=3600))
     async with jobs.connection() as connection:
-        await connection.execute("update asyncjobs.queues set next_at = now() + interval '1 h'")
+        await connection.execute(
+            """insert into asyncjobs.rates (key, capacity, per, "window", said_by, used, full_at)
+               values ('queue:exports', 1, 3600, 0, 0, 1, now() + interval '1 h')"""
+        )
     assert "whose limit is reached" in str(await said_of(jobs, now.id))
     await jobs.pause("exports")
     assert "queue 'exports', which is paused: `resume exports`" in str(await said_of(jobs, now.id))
