@@ -166,3 +166,18 @@ async def test_two_versions_of_code_that_say_different_rates_exceed_neither_by_t
             await store(session, rated(capacity=5, window=window, per=100.0))
             held += len((await ask(session)).held)
         assert held <= 30 + 8
+
+
+async def test_many_payments_of_a_large_window_are_few_rows(dsn: str) -> None:
+    """They are summed up at each start: those of a thousandth of the window are one, and expire with the last of them."""
+    async with session_of(dsn) as session:
+        for _ in range(20):
+            await store(session, *[rated(window=SLIDING, capacity=3000, per=86_400.0) for _ in range(2)])
+            assert len((await ask(session)).held) == 2
+        row = await session.connection.fetchrow(
+            "select count(*) as rows, sum(tokens) as tokens, bool_and(paid_at > clock_timestamp() - interval '1 s') as later"
+            "  from asyncjobs.rate_payments"
+        )
+        assert row["rows"] <= 2
+        assert (row["tokens"], row["later"]) == (40, True)
+        assert await session.connection.fetchval("select tokens_left from asyncjobs.rate_limits") == 2960

@@ -162,6 +162,24 @@ begin
   return rate;
 end $$;
 
+-- Note what was paid of a sliding window. Of a large one, whose payments are summed up each time, those of a thousandth of it
+-- are one, the later: its tokens come back up to that much later, and never too early.
+create function asyncjobs.note_payment(rate asyncjobs.rates, moment timestamptz, amount float8) returns void language plpgsql volatile
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  moment_of_all timestamptz := moment;
+  slot interval := rate.per / 1000::float8 * interval '1 s';
+begin
+  if rate.capacity > 2000 and slot >= interval '1 ms' then
+    moment_of_all := date_bin(slot, moment, timestamptz 'epoch') + slot;
+    update asyncjobs.rate_payments set tokens = tokens + amount where key = rate.key and paid_at = moment_of_all;
+    if found then
+      return;
+    end if;
+  end if;
+  insert into asyncjobs.rate_payments (key, paid_at, tokens) values (rate.key, moment_of_all, amount);
+end $$;
+
 -- Take tokens from a rate whose row is locked. What is paid of a sliding window is said in rate_payments by who pays.
 create function asyncjobs.pay_rate(rate asyncjobs.rates, amount float8, moment timestamptz) returns void language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -486,10 +504,10 @@ begin
       paid[by_key] := paid[by_key] + weight;
     end if;
     if held[by_key]."window" = 1 then
-      insert into asyncjobs.rate_payments (key, paid_at, tokens) values (mine.rate_key, begins_at, weight);
+      perform asyncjobs.note_payment(held[by_key], begins_at, weight);
     end if;
     if held[by_queue]."window" = 1 then
-      insert into asyncjobs.rate_payments (key, paid_at, tokens) values (keys[by_queue], moment, 1);
+      perform asyncjobs.note_payment(held[by_queue], moment, 1::float8);
     end if;
     admitted := admitted || mine.id;
     begins := begins || begins_at;
