@@ -258,6 +258,9 @@ async def test_a_rate_is_shared_inside_its_namespace(dsn: str) -> None:
         (lambda: Rate(5, per=1, weight=True), "weight=True"),
         (lambda: Rate(5, per=1, weight=6), "more than the 5 tokens it ever holds"),
         (lambda: Rate(5, per=1, burst=2, weight=3), "more than the 2 tokens it ever holds"),
+        (lambda: Rate(5, per=1, window=["fixed"]), "is no window"),  # type: ignore[arg-type]
+        (lambda: Rate(5, per=1, by=[]), "or leave it out"),
+        (lambda: Rate(5, per=1, by=3), "or leave it out"),  # type: ignore[arg-type]
         (lambda: Rate(5, per=1, by=True), "by=True"),  # type: ignore[arg-type]
         (lambda: Rate(5, per=1, by=("a", "a")), "twice"),
         (lambda: Rate(5, per=0.0001, window="sliding"), "too short for a window"),

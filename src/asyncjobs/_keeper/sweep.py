@@ -21,6 +21,7 @@ logger = logging.getLogger("asyncjobs")
 
 ORPHANS_EVERY = 60.0  #: seconds; looking for them reads every claimed job
 LOCKS_EVERY = 2.0
+RATES_EVERY = 30.0  #: a step for each key that somebody waits for
 HANDED_OVER = (
     60.0  #: seconds a job has to be claimed in once a lock was handed over to it; then it is the next one's
 )
@@ -34,7 +35,7 @@ class Sweep:
         self._vigilance = vigilance
         self._began_at = anyio.current_time()
         self._suspected_at: dict[int, float] = {}
-        self._orphans_at = self._frozen_at = self._locks_at = self._began_at
+        self._orphans_at = self._frozen_at = self._locks_at = self._rates_at = self._began_at
 
     async def look(self, incarnation: int, ours: Collection[int] = ()) -> None:
         """One look; rescues whoever is dead beyond doubt. Locks of *ours* look free to the session that holds them."""
@@ -55,6 +56,9 @@ class Sweep:
         if now - self._locks_at >= LOCKS_EVERY:
             self._locks_at = now
             await self._sweep_locks()
+        if now - self._rates_at >= RATES_EVERY:
+            self._rates_at = now
+            await self._sweep_rates()
         if now - self._orphans_at >= ORPHANS_EVERY:
             self._orphans_at = now
             for orphan in await find_orphans(self._session):
@@ -86,7 +90,6 @@ class Sweep:
     async def _sweep_locks(self) -> None:
         try:
             swept = await sweep_locks(self._session, HANDED_OVER)
-            await sweep_rates(self._session)
         except Exception as refusal:
             if is_transient(refusal) or sqlstate(refusal) is None:
                 raise
@@ -96,6 +99,14 @@ class Sweep:
             logger.warning(
                 "%s freed: held by jobs that are gone, or did not begin", counted(swept.freed, "lock")
             )
+
+    async def _sweep_rates(self) -> None:
+        try:
+            await sweep_rates(self._session)
+        except Exception as refusal:
+            if is_transient(refusal) or sqlstate(refusal) is None:
+                raise
+            logger.error("rates cannot be looked after: %s", discreet(refusal))  # noqa: TRY400
 
     async def _rescue(self, incarnation: int) -> None:
         error = orjson.dumps({"error": "RunnerLost: the process that ran this attempt is gone"}).decode()

@@ -39,6 +39,13 @@ def tokens_of(value: object, name: str) -> int:
     return value
 
 
+def _names_something(by: object) -> bool:
+    names = (by,) if isinstance(by, str) else by
+    return by is True or (
+        isinstance(names, Sequence) and bool(names) and all(isinstance(each, str) and each for each in names)
+    )
+
+
 @attrs.frozen(init=False)
 class Rate:
     """At most *count* jobs begin *per* second, or any other time, on average; at most *burst* of them at once (*count*).
@@ -77,7 +84,7 @@ class Rate:
                 "per=0 is no time for a rate; say in how many seconds, as in Rate(10, per=60)"
             )
         count = tokens_of(count, "count")
-        if window not in WINDOWS:
+        if window not in list(WINDOWS):
             raise InvalidOption(
                 f"window={window!r:.60} of a Rate is no window; say 'sliding' or 'fixed', or leave it out for a bucket"
             )
@@ -88,6 +95,11 @@ class Rate:
         if window is not None and time < SHORTEST_WINDOW:
             raise InvalidOption(
                 f"per={per!r} is too short for a window; use a thousandth of a second or more"
+            )
+        if by is not None and not _names_something(by):
+            raise InvalidOption(
+                f"by={by!r:.60} names nothing; name inputs or attributes, as in by='tenant' or by=('tenant', 'region'), or leave it out "
+                "for one rate of all jobs"
             )
         if isinstance(by, bool) and by:
             raise InvalidOption(

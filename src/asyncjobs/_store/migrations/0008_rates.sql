@@ -35,7 +35,7 @@ alter table asyncjobs.live_jobs
 -- The lines, in each those of a queue one after the other.
 create index live_jobs_rated on asyncjobs.live_jobs (rate_key, queue, priority, scheduled_at, id) where state = 6;
 -- Who was made ready, and has not paid.
-create index live_jobs_promoted on asyncjobs.live_jobs (rate_key) where state = 0 and promoted_at is not null;
+create index live_jobs_promoted on asyncjobs.live_jobs (rate_key) where state in (0, 4) and promoted_at is not null;
 
 create table asyncjobs.rates (
   key text collate "C" primary key,            -- of a job; of a queue's rate 'queue:' and its name
@@ -46,7 +46,10 @@ create table asyncjobs.rates (
   used float8 not null default 0,              -- tokens, at that moment; of a sliding window see rate_payments
   used_at timestamptz not null default clock_timestamp(),
   full_at timestamptz not null default clock_timestamp(),   -- nothing is used any more: the row says nothing
-  due_at timestamptz                           -- when the first in line may have its tokens; null: nobody is
+  due_at timestamptz,                          -- when the first in line may have its tokens; null: nobody is
+  excess float8 not null default 0,            -- used of a larger bucket, before it became this one: it counts when it is said again …
+  excess_until timestamptz not null default '-infinity',   -- … until then
+  memory float8 not null default 0             -- seconds payments are kept: the longest sliding window there was
 ) with (
   fillfactor = 50, vacuum_truncate = off,
   autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0
@@ -112,6 +115,7 @@ create function asyncjobs.hold_rate(wanted text, capacity integer, per float8, "
 declare
   rate asyncjobs.rates;
   moment timestamptz;
+  total float8;
 begin
   loop
     select * into rate from asyncjobs.rates where rates.key = wanted for update;
@@ -128,24 +132,52 @@ begin
   end if;
   if teller > rate.said_by then
     if (rate.capacity, rate.per, rate."window") <> (hold_rate.capacity, hold_rate.per, hold_rate."window") then
-      rate.used := least(asyncjobs.tokens_used(rate, moment), hold_rate.capacity::float8);
-      rate.used_at := moment;
-      delete from asyncjobs.rate_payments where rate_payments.key = wanted;
-      if hold_rate."window" = 1 and rate.used > 0::float8 then
-        insert into asyncjobs.rate_payments (key, paid_at, tokens) values (wanted, moment, rate.used);
+      -- Two versions of the code may take turns for as long as a deploy lasts: what was used must neither be lost nor be new each time.
+      total := asyncjobs.tokens_used(rate, moment) + case when moment < rate.excess_until then rate.excess else 0::float8 end;
+      rate.memory := greatest(rate.memory, rate.per, hold_rate.per);
+      if rate."window" = 0 or rate."window" <> hold_rate."window" then
+        rate.used := least(total, hold_rate.capacity::float8);
+        rate.excess := total - rate.used;
+        rate.excess_until := moment + greatest(rate.per, hold_rate.per) * interval '1 s';
+        rate.used_at := moment;
+      end if;
+      if rate."window" <> hold_rate."window" then
+        delete from asyncjobs.rate_payments where rate_payments.key = wanted;
+        if hold_rate."window" = 1 and rate.used > 0::float8 then
+          insert into asyncjobs.rate_payments (key, paid_at, tokens) values (wanted, moment, rate.used);
+        end if;
       end if;
       rate.capacity := hold_rate.capacity;
       rate.per := hold_rate.per;
       rate."window" := hold_rate."window";
-      rate.full_at := moment + rate.per * interval '1 s';
+      rate.full_at := moment + rate.memory * interval '1 s';
     end if;
     rate.said_by := teller;
     update asyncjobs.rates
        set said_by = rate.said_by, capacity = rate.capacity, per = rate.per, "window" = rate."window",
-           used = rate.used, used_at = rate.used_at, full_at = rate.full_at
+           used = rate.used, used_at = rate.used_at, full_at = rate.full_at,
+           excess = rate.excess, excess_until = rate.excess_until, memory = rate.memory
      where rates.key = wanted;
   end if;
   return rate;
+end $$;
+
+-- Note what was paid of a sliding window. Of a large one, whose payments are summed up each time, those of a thousandth of it
+-- are one, the later: its tokens come back up to that much later, and never too early.
+create function asyncjobs.note_payment(rate asyncjobs.rates, moment timestamptz, amount float8) returns void language plpgsql volatile
+  set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
+  moment_of_all timestamptz := moment;
+  slot interval := rate.per / 1000::float8 * interval '1 s';
+begin
+  if rate.capacity > 2000 and slot >= interval '1 ms' then
+    moment_of_all := date_bin(slot, moment, timestamptz 'epoch') + slot;
+    update asyncjobs.rate_payments set tokens = tokens + amount where key = rate.key and paid_at = moment_of_all;
+    if found then
+      return;
+    end if;
+  end if;
+  insert into asyncjobs.rate_payments (key, paid_at, tokens) values (rate.key, moment_of_all, amount);
 end $$;
 
 -- Take tokens from a rate whose row is locked. What is paid of a sliding window is said in rate_payments by who pays.
@@ -155,13 +187,13 @@ declare
   now_used float8 := asyncjobs.tokens_used(rate, moment) + amount;
 begin
   if rate."window" = 1 then
-    delete from asyncjobs.rate_payments where key = rate.key and paid_at <= moment - rate.per * interval '1 s';
+    delete from asyncjobs.rate_payments where key = rate.key and paid_at <= moment - greatest(rate.per, rate.memory) * interval '1 s';
   end if;
   update asyncjobs.rates
      set used = now_used, used_at = moment,
          full_at = case rate."window"
            when 0 then moment + now_used * rate.per / rate.capacity * interval '1 s'
-           when 1 then moment + (rate.per + 1::float8) * interval '1 s'
+           when 1 then moment + (greatest(rate.per, rate.memory) + 1::float8) * interval '1 s'
            else date_bin(rate.per * interval '1 s', moment, timestamptz 'epoch') + rate.per * interval '1 s' end
    where rates.key = rate.key;
 end $$;
@@ -170,20 +202,25 @@ end $$;
 --
 -- Where tokens come one after the other, this is done a moment before they are there, so that who waits can be claimed meanwhile.
 -- Those that were made ready a moment ago and have not paid count as if they had: who is not claimed in ten seconds counts no more.
--- One whose queue is paused, or full, is passed over, and looked for again every two seconds.
+-- One whose queue is paused, or full, is passed over, and looked for again every two seconds; one of a lane in which others were made
+-- ready and nobody came for them in ten (its runners are down, or nobody knows the kind) comes after all others, once in ten.
 -- Where tokens come one by one, and quickly, they gather a moment, of which nothing is lost: one round for each would be too many.
 create function asyncjobs.settle_rate(wanted text) returns table (queue_name text, kind_name text) language plpgsql volatile
   set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 declare
   rate asyncjobs.rates;
+  ready record;
   heir record;
   moment timestamptz;
   ahead interval;                              -- the moment
-  coming float8;                               -- tokens of those that are about to pay
+  coming float8 := 0;                          -- tokens of those that are about to pay
   remaining float8;
   gather float8;
   due timestamptz;
   closed text[] := asyncjobs.closed_queues(0);
+  forsaken text[] := '{}';                     -- lanes in which some were made ready that nobody claims …
+  resting text[] := '{}';                      -- … and others just now
+  skipped text[];
   woken text[] := '{}';
 begin
   select * into rate from asyncjobs.rates where rates.key = wanted for update;
@@ -191,9 +228,25 @@ begin
     return;
   end if;
   moment := clock_timestamp();
-  coming := coalesce((select sum(least(rate_weight, rate.capacity)) from asyncjobs.live_jobs
-                       where state = 0 and promoted_at is not null and rate_key = wanted
-                         and promoted_at > moment - interval '10 s' and queue <> all (closed)), 0)::float8;
+  for ready in
+    select queue || E'\n' || kind as lane, bool_or(state = 0 and runner is null and promoted_at <= moment - interval '10 s') as waits_long,
+           bool_or(promoted_at > moment - interval '10 s') as is_new,
+           sum(case when promoted_at > moment - case state when 4 then interval '1 min' else interval '10 s' end
+                    then least(rate_weight, rate.capacity) end) as tokens
+      from asyncjobs.live_jobs
+     where state in (0, 4) and promoted_at is not null and rate_key = wanted and queue <> all (closed)
+     group by 1
+  loop
+    if not ready.waits_long then
+      coming := coming + coalesce(ready.tokens, 0)::float8;
+      continue;
+    end if;
+    forsaken := forsaken || ready.lane;
+    if ready.is_new then
+      resting := resting || ready.lane;
+    end if;
+  end loop;
+  skipped := forsaken;
   ahead := case rate."window" when 2 then interval '0' else interval '10 ms' end;
   remaining := rate.capacity - asyncjobs.tokens_used(rate, moment + ahead) - coming;
   loop
@@ -213,10 +266,15 @@ begin
        select id, queue, kind, crashes, least(rate_weight, rate.capacity) as weight, priority, scheduled_at
          from asyncjobs.live_jobs
         where state = 6 and rate_key = wanted and live_jobs.queue = lined.queue
+          and (live_jobs.queue || E'\n' || live_jobs.kind) <> all (skipped)
         order by rate_key, live_jobs.queue, priority, scheduled_at, id limit 1
           for update skip locked) first
      where lined.queue <> all (closed)
      order by priority, scheduled_at, id limit 1;
+    if not found and skipped <> resting then
+      skipped := resting;
+      continue;
+    end if;
     exit when not found or heir.weight > remaining;
     update asyncjobs.live_jobs
        set state = case when heir.crashes > 0 then 4 else 0 end, promoted_at = moment
@@ -238,9 +296,12 @@ begin
       else 0::float8 end;
     due := least(greatest(asyncjobs.tokens_at(rate, moment, coming + heir.weight) - ahead + gather * interval '1 s',
                           moment + interval '1 ms'),
-                 moment + interval '1 min');   -- whatever was done to the line by others
-  elsif exists (select from asyncjobs.live_jobs where state = 6 and rate_key = wanted) then
-    due := moment + interval '2 s';
+                 moment + case when coming > 0::float8 then interval '10 s' else interval '1 min' end);   -- whatever others do
+  end if;
+  if exists (select from asyncjobs.live_jobs where state = 6 and rate_key = wanted and queue = any (closed)) then
+    due := least(due, moment + interval '2 s');
+  elsif due is null and exists (select from asyncjobs.live_jobs where state = 6 and rate_key = wanted) then
+    due := moment + case when resting = '{}' then interval '2 s' else interval '10 s' end;
   end if;
   update asyncjobs.rates set due_at = due where rates.key = wanted and due_at is distinct from due;
 end $$;
@@ -402,13 +463,17 @@ begin
                                      order by queue, kind, priority, scheduled_at, id limit 500) behind
                              where rate_key = mine.rate_key and promoted_at is null))
                       and state = 0 and runner is null
+                      -- To whom a lock was handed over lets it go when it is refused itself.
+                      and (lock_key is null or not exists (select from asyncjobs.locks where job = live_jobs.id))
                       for update skip locked));
         end if;
         continue;
       end if;
       taken[by_key] := taken[by_key] + weight;
       if remaining[by_key] < weight then
-        begins_at := greatest(moment, asyncjobs.tokens_at(held[by_key], moment, taken[by_key]));
+        -- Who paid a sliding window before it in this statement is counted there already.
+        begins_at := greatest(moment, asyncjobs.tokens_at(
+          held[by_key], moment, case held[by_key]."window" when 1 then weight else taken[by_key] end));
         seconds := extract(epoch from begins_at - moment)::float8;
       end if;
       remaining[by_key] := remaining[by_key] - weight;
@@ -439,10 +504,10 @@ begin
       paid[by_key] := paid[by_key] + weight;
     end if;
     if held[by_key]."window" = 1 then
-      insert into asyncjobs.rate_payments (key, paid_at, tokens) values (mine.rate_key, begins_at, weight);
+      perform asyncjobs.note_payment(held[by_key], begins_at, weight);
     end if;
     if held[by_queue]."window" = 1 then
-      insert into asyncjobs.rate_payments (key, paid_at, tokens) values (keys[by_queue], moment, 1);
+      perform asyncjobs.note_payment(held[by_queue], moment, 1::float8);
     end if;
     admitted := admitted || mine.id;
     begins := begins || begins_at;
