@@ -90,7 +90,8 @@ def _cancel_many(jobs: Jobs, given: dict[str, Any], output: Output, yes: bool) -
     _confirm("cancel", given, jobs, yes)
     answer = within(jobs, lambda: jobs.cancel_many(**given))
     output.data(answer)
-    asked = f"; {counted(answer['requested'], 'job')} that run, asked to stop" if answer["requested"] else ""
+    runners = counted(answer["requested"], "job")
+    asked = f"; the runners of {runners} are asked to stop" if answer["requested"] else ""
     output.text(f"cancelled {counted(answer['cancelled'], 'job')}{asked}")
 
 
