@@ -34,6 +34,7 @@ from asyncjobs._store import (
     runners,
     schedules,
     stats,
+    steering,
     testing,
     turns,
     unique,
@@ -104,6 +105,10 @@ async def a_clock(session: Session) -> None:
     await testing.drop_clock(session)
 
 
+def a_choice() -> steering.Choice:
+    return steering.Choice([JobState.FAILED], ["q"], ["k"], ["t"])
+
+
 def a_subscription() -> Subscription:
     return Subscription(
         name="s",
@@ -134,6 +139,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "begin_jobs": lambda s: claims.begin_jobs(s, RUNNER, [claims.Claim(1, 1), claims.Claim(2, 1)]),
     "bring_forward": lambda s: testing.bring_forward(s, ["q"], EPOCH),
     "cancel_job": lambda s: views.cancel_job(s, 1),
+    "cancel_jobs": lambda s: steering.cancel_jobs(s, a_choice(), 0),
     "change_duplicates": lambda s: unique.change_duplicates(s, [a_unique_job()]),
     "claim_jobs": lambda s: claim(s),
     "claim_suspect": lambda s: claims.claim_suspect(s, RUNNER, ["q"], ["k"], claims.Caution()),
@@ -219,6 +225,7 @@ CALLS: dict[str, Callable[[Session], Awaitable[Any]]] = {
     "restore_ballast": chores.restore_ballast,
     "resume_queue": lambda s: views.resume_queue(s, "q"),
     "resume_schedule": lambda s: schedules.resume_schedule(s, "n"),
+    "retry_jobs": lambda s: steering.retry_jobs(s, a_choice(), 0),
     "retry_job": lambda s: views.retry_job(s, 1),
     "deal_turns": lambda s: turns.deal_turns(s, ["q"], ["k"], EVERY_PRIORITY, 10),
     "return_jobs": lambda s: claims.return_jobs(
@@ -363,6 +370,8 @@ READ: dict[str, list[str]] = {
     "restore_ballast": ["id"],
     "resume_schedule": ["name"],
     "retry_job": ["queue"],
+    "retry_jobs": ["seen", "highest", "again"],
+    "cancel_jobs": ["seen", "highest", "cancelled", "requested"],
     "walk_jobs": ["id", "queue", "kind", "method", "args"],
     "take_schedule": [*SCHEDULE, "unfinished"],
     "return_jobs": ["id"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
+from asyncjobs._app import steering
 from asyncjobs._bus.publisher import Publisher
 from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
@@ -14,6 +15,7 @@ from asyncjobs._model.options import check_name, check_words
 from asyncjobs._model.states import JobState
 from asyncjobs._model.stats import HeldJob, JobStats
 from asyncjobs._store import limits, stats, views
+from asyncjobs._store.steering import Choice
 from asyncjobs.errors import InvalidOption
 
 R = TypeVar("R")
@@ -92,6 +94,40 @@ class FromOutside(Publisher):
         """Stop a job; see `Handle.cancel`."""
         return await self.handle(job_id).cancel()
 
+    async def retry_many(
+        self,
+        *,
+        states: Sequence[JobState | str] = (JobState.FAILED,),
+        queues: Sequence[str] | None = None,
+        kinds: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> int:
+        """`retry` every job of these *states*, *queues* and *kinds*, with all of *tags*: how many run now.
+
+        A thousand in a transaction. States may be failed, cancelled, skipped, retryable and scheduled. One that took runners down is
+        left as it is: retry that alone. What fails once more is not retried a second time.
+        """
+        again = await steering.retry_many(self, _choice(states, queues, kinds, tags))
+        if again and self.runner is not None:
+            self.runner.wake(())
+        return again
+
+    async def cancel_many(
+        self,
+        *,
+        states: Sequence[JobState | str] = steering.CANCELLED,
+        queues: Sequence[str] | None = None,
+        kinds: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+    ) -> dict[str, int]:
+        """Cancel every job of these *states*, *queues* and *kinds*, with all of *tags*: how many are `cancelled`, and how many run, whose
+        runners are asked to stop them (`requested`).
+
+        A thousand in a transaction. At least one of *queues*, *kinds* and *tags* has to be said. Without *states* it is all that
+        is not final.
+        """
+        return await steering.cancel_many(self, _choice(states, queues, kinds, tags))
+
     async def paused_queues(self) -> set[str]:
         """The queues nobody claims from, until `resume`."""
         return await self.ask(views.paused_queues)
@@ -116,6 +152,16 @@ class FromOutside(Publisher):
     async def limits(self) -> dict[str, QueueLimit]:
         """The queues that are limited, and how."""
         return await self.ask(limits.list_limits)
+
+
+def _choice(
+    states: Sequence[JobState | str],
+    queues: Sequence[str] | None,
+    kinds: Sequence[str] | None,
+    tags: Sequence[str] | None,
+) -> Choice:
+    words = [_state(state) for state in _several(states, "states") or ()]
+    return Choice(words, _several(queues, "queues"), _several(kinds, "kinds"), _several(tags, "tags"))
 
 
 def _several(values: Sequence[str] | None, name: str) -> Sequence[str] | None:

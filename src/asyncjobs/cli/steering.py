@@ -11,6 +11,7 @@ from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.options import check_name
 from asyncjobs._model.states import JobState
+from asyncjobs.cli.choosing import or_cancel_chosen, or_retry_chosen
 from asyncjobs.cli.exits import Exit
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.looking import split_ids
@@ -27,6 +28,7 @@ Outcome = Literal["retried", "cancelled", "requested", "refused", "not found"]
         "retry myapp.main:jobs 42 43 44",
     ),
 )
+@or_retry_chosen
 @click.argument("words", nargs=-1, metavar="[APP] ID...")
 @database
 @with_output
@@ -53,8 +55,10 @@ def retry(words: Sequence[str], dsn: str | None, schema: str | None, output: Out
     epilog=examples(
         "cancel myapp.main:jobs 42",
         "cancel myapp.main:jobs 42 43 --json",
+        "cancel myapp.main:jobs --kind ExportStations --state retryable",
     ),
 )
+@or_cancel_chosen
 @click.argument("words", nargs=-1, metavar="[APP] ID...")
 @database
 @with_output
