@@ -15,11 +15,12 @@ from tests.store.jobs import session_of
 
 Story = Callable[[str], Awaitable[None]]
 
+each_attempt_pays = partial(stories.test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid, how="alone")
 made_ready = stories.test_as_many_are_made_ready_as_there_are_tokens
 
 #: The story that notices, words of a function, and what stands there instead.
 BROKEN: dict[str, tuple[Story, str, str, str]] = {
-    "nothing is paid": (stories.test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid, "let_in", "paid[by_key] + weight", "paid[by_key]"),
+    "nothing is paid": (each_attempt_pays, "let_in", "paid[by_key] + weight", "paid[by_key]"),
     "who has too few tokens begins": (stories.test_who_cannot_pay_waits_in_line_and_is_claimed_no_more, "let_in", "short[by_key] or ahead[by_key] < weight", "false"),
     "a light one overtakes": (stories.test_the_urgent_go_first_and_nobody_passes_the_first, "let_in", "mine.promoted_at is null and exists", "false and exists"),
     "the urgent one waits behind all": (stories.test_the_urgent_go_first_and_nobody_passes_the_first, "let_in", "and (priority, scheduled_at, id) < (mine.priority, mine.scheduled_at, mine.id)\n            limit 1", "limit 1"),
@@ -74,9 +75,11 @@ async def test_a_broken_rate_is_noticed(dsn: str, name: str) -> None:
 
 STATEMENTS: list[tuple[Story, Mutant]] = [
     (stories.test_only_so_many_pay_as_begin, mutant("it starts when it is claimed", "claim_jobs", "and rate_key is null ", "")),
-    (stories.test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid, mutant("its start is told by its end", "finish_jobs", "coalesce(paid_at, ", "coalesce(null, ")),
-    (stories.test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid, mutant("its rate is forgotten", "retry_job", "options #>> '{rate,key}'::text[]", "null::text")),
+    (each_attempt_pays, mutant("its start is told by its end", "finish_jobs", "coalesce(paid_at, ", "coalesce(null, ")),
+    (each_attempt_pays, mutant("its rate is forgotten", "retry_job", "options #>> '{rate,key}'::text[]", "null::text")),
     (partial(stories.test_cancelled_or_cleared_it_holds_up_nobody, how="cancelled"), mutant("cancelled, it is not missed", "cancel_job", "when state = 6 then", "when false then")),
+    (partial(stories.test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid, how="with others"), mutant("their rate is forgotten", "retry_jobs", "options #>> '{rate,key}'::text[]", "null::text")),
+    (partial(stories.test_cancelled_or_cleared_it_holds_up_nobody, how="cancelled with others"), mutant("cancelled with others, it is not missed", "cancel_jobs", "where state = 6", "where state = -6")),
     (partial(stories.test_cancelled_or_cleared_it_holds_up_nobody, how="cleared"), mutant("cleared, it is not missed", "clear_jobs", "where state = 6", "where state = -6")),
     (stories.test_who_cannot_pay_waits_in_line_and_is_claimed_no_more, mutant("a look sees no rate", "look_around", "due_at is not null", "due_at is null")),
     (stories.test_a_rate_nobody_uses_is_forgotten, mutant("what is in use is forgotten", "prune_rates", "and full_at < clock_timestamp()", "")),

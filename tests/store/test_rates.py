@@ -21,6 +21,7 @@ from asyncjobs._store.limits import find_limits, limit_queue
 from asyncjobs._store.locks import acquire_locks
 from asyncjobs._store.rates import LetIn, find_rate, let_in, promote_rates, prune_rates, sweep_rates
 from asyncjobs._store.session import Session
+from asyncjobs._store.steering import Choice, cancel_jobs, retry_jobs
 from asyncjobs._store.unique import insert_unique
 from asyncjobs._store.views import cancel_job, get_job, pause_queue, resume_queue, retry_job
 from tests.store.jobs import RUNNER, claim, enter, finished, live, new_job, requests, session_of, store
@@ -191,7 +192,8 @@ async def test_only_so_many_pay_as_begin(dsn: str) -> None:
         assert (await let_in(session, RUNNER, jobs[1:3])).held == {jobs[1].id, jobs[2].id}
 
 
-async def test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid(dsn: str) -> None:
+@pytest.mark.parametrize("how", ["alone", "with others"])
+async def test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid(dsn: str, how: str) -> None:
     """A retry pays again, also of a job that was final; its start is the moment of its payment."""
     async with session_of(dsn) as session:
         (job_id,) = await store(session, rated(capacity=2))
@@ -203,7 +205,10 @@ async def test_each_attempt_pays_and_what_is_told_of_it_is_when_it_paid(dsn: str
         paid_at = (await live(session, job_id) or {})["paid_at"]
         await finish_jobs(session, RUNNER, [Finished(job, FinalState.COMPLETED, 0.0)])
         assert (await finished(session, job_id) or {})["started_at"] == paid_at
-        assert await retry_job(session, job_id) == "q"
+        if how == "alone":
+            assert await retry_job(session, job_id) == "q"
+        else:
+            assert (await retry_jobs(session, Choice([JobState.COMPLETED]), 0)).again == 1
         assert (await ask(session)).blocked == {job_id}
 
 
@@ -247,7 +252,7 @@ async def test_a_paused_queue_holds_up_no_other_of_the_rate(dsn: str) -> None:
         assert await in_line(session) == []
 
 
-@pytest.mark.parametrize("how", ["cancelled", "cleared"])
+@pytest.mark.parametrize("how", ["cancelled", "cancelled with others", "cleared"])
 async def test_cancelled_or_cleared_it_holds_up_nobody(dsn: str, how: str) -> None:
     """The line is looked at again at once: who is behind may be lighter."""
     async with session_of(dsn) as session:
@@ -258,6 +263,9 @@ async def test_cancelled_or_cleared_it_holds_up_nobody(dsn: str, how: str) -> No
         assert await in_line(session) == [heavy, light]
         if how == "cancelled":
             assert await cancel_job(session, heavy) == "cancelled"
+        elif how == "cancelled with others":
+            blocked = Choice([JobState.BLOCKED], kinds=["heavy"])
+            assert (await cancel_jobs(session, blocked, 0)).cancelled == 1
         else:
             assert await clear_jobs(session, kinds=["heavy"]) == 1
         await promote_rates(session, 10)

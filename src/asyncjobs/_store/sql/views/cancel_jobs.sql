@@ -18,7 +18,7 @@ with chosen as materialized (
   select id, runner from asyncjobs.live_jobs
    where id = any (array(select id from chosen)) and id > 0
      and case when runner is not null then 'running' when state = 1 then 'scheduled' when state = 2 then 'retryable'
-              when state = 3 then 'blocked' else 'available' end = any ($1::text[])
+              when state in (3, 6) then 'blocked' else 'available' end = any ($1::text[])
    order by id for update
 ), gone as (
   delete from asyncjobs.live_jobs
@@ -40,5 +40,7 @@ with chosen as materialized (
 select (select count(*) from chosen) as seen, (select max(id) from chosen) as highest, count(*) as cancelled,
        (select count(*) from (select id, asyncjobs.notify('asyncjobs:cancel', id::text) from asked offset 0) told) as requested,
        count(case when awaited then asyncjobs.notify('asyncjobs:finished', id::text) end),
-       count(case when lock_key is not null then asyncjobs.let_go(id) end)
+       count(case when lock_key is not null then asyncjobs.let_go(id) end),
+       (select count(asyncjobs.hurry_rate(rate_key)::text)
+          from (select distinct rate_key from gone where state = 6 order by rate_key) lines)
   from (select id, awaited, lock_key from gone order by id) gone

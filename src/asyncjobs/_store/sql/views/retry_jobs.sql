@@ -29,14 +29,18 @@ with chosen as materialized (
   insert into asyncjobs.live_jobs
          (id, scheduled_at, created_at, token, priority, attempt, max_attempts, crashes, state,
           queue, kind, method, args, meta, tags, options, errors, lock_key, lock_slots,
-          unique_key, unique_to_start, fair_key)
+          unique_key, unique_to_start, fair_key,
+          rate_key, rate_weight, rate_capacity, rate_per, rate_window)
   overriding system value
   select id, now(), created_at, token, priority, 0, max_attempts, 0,
          case when options ->> 'fair'::text is not null then 5 else 0 end, queue, kind, method, args, meta, tags, options, errors,
          options #>> '{lock,key}'::text[], (options #>> '{lock,slots}'::text[])::smallint,
          case when newest and not exists (select from asyncjobs.live_jobs taken where taken.unique_key = back.options #>> '{unique,key}'::text[])
               then options #>> '{unique,key}'::text[] end,
-         (options #>> '{unique,to_start}'::text[])::boolean, options ->> 'fair'::text
+         (options #>> '{unique,to_start}'::text[])::boolean, options ->> 'fair'::text,
+         options #>> '{rate,key}'::text[], (options #>> '{rate,weight}'::text[])::integer,
+         (options #>> '{rate,capacity}'::text[])::integer, (options #>> '{rate,per}'::text[])::float8,
+         (options #>> '{rate,window}'::text[])::smallint
     from (select *, row_number() over (partition by options #>> '{unique,key}'::text[] order by id desc) = 1 as newest from back) back
   returning queue
 ), hurried as (
