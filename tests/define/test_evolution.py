@@ -590,6 +590,86 @@ async def test_upcasters_that_fail_fail_the_job_at_once(running: Jobs, version: 
     assert (await running.handle(job_id).job()).attempt == 1
 
 
+class Room:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@pytest.mark.failure_mode("F94")
+async def test_whoever_asks_for_the_inputs_gets_those_of_today(dsn: str) -> None:
+    """`current_job().args`, of a job stored at a former version: for providers, middleware, hooks and the job itself.
+
+    The upcasters run once; the job keeps its inputs as they were stored.
+    """
+    seen: list[tuple[str, object]] = []
+    upcast: list[int] = []
+
+    def see(where: str) -> None:
+        seen.append((where, dict(current_job().args)))
+
+    def renamed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        upcast.append(1)
+        return {"number": inputs["no"]}
+
+    @attrs.frozen
+    class Clean(Later, kind="evolution:Clean", version=2, upcasters={1: renamed}):
+        number: int
+        room: Dependency[Room]
+
+        async def needed(self) -> bool:
+            see("needed")
+            return True
+
+        async def on_start(self) -> None:
+            see("hook")
+
+        async def call(self) -> int:
+            see("job")
+            return self.room.number
+
+    def find_room() -> Room:
+        see("provider")
+        return Room(current_job().args["number"])
+
+    class Seeing:
+        async def run(self, job: Any, call_next: Callable[[], Any]) -> Any:
+            see("middleware")
+            assert job.args == {"number": 7}
+            return await call_next()
+
+    async with Jobs(dsn, provide={Room: find_room}, middleware=[Seeing()]).running() as jobs:
+        job_id = await enqueue(jobs, "evolution:Clean", {"no": 7}, method="call")
+        assert await result(jobs, job_id) == 7
+        assert (await jobs.handle(job_id).job()).args == {"no": 7}
+    places = ["provider", "middleware", "needed", "hook", "job"]
+    assert (seen, upcast) == ([(place, {"number": 7}) for place in places], [1])
+
+
+@pytest.mark.failure_mode("F94")
+async def test_nothing_is_provided_for_inputs_nobody_can_read(dsn: str) -> None:
+    """Upcasters come before providers: one that fails fails the job at once; who is told of it sees what is stored."""
+    told: list[Mapping[str, Any]] = []
+    provided: list[int] = []
+
+    @job(kind="evolution:unreadable", version=2, upcasters={1: lambda inputs: {"number": inputs["gone"]}})
+    async def unreadable(number: int, room: Dependency[Room]) -> None: ...
+
+    def find_room() -> Room:
+        provided.append(1)
+        return Room(current_job().args["number"])
+
+    class Telling:
+        async def failure(self, job: Any, error: BaseException) -> None:
+            assert isinstance(error, UndecodableInput)
+            told.append(job.args)
+
+    async with Jobs(dsn, provide={Room: find_room}, middleware=[Telling()]).running() as jobs:
+        job_id = await enqueue(jobs, "evolution:unreadable", {"no": 7})
+        with pytest.raises(JobFailed, match=r"KeyError: 'gone' .*stored at version 1 of 2"):
+            await result(jobs, job_id)
+    assert (provided, told) == ([], [{"no": 7}])
+
+
 async def test_everything_that_stores_jobs_stores_their_version(dsn: str) -> None:
     """Many at once, at once in the caller, on a schedule, for an event, with a key; and a schedule keeps its name."""
 
