@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from asyncjobs._app import Jobs
-from asyncjobs._engine.supply import supplied
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
 from asyncjobs.cli.calls import Wording, read_call
@@ -86,8 +85,7 @@ def enqueue(words: Sequence[str], wait: bool, timeout: float | None, output: Out
 
 
 async def _enqueue(jobs: Jobs, call: Wording, options: dict[str, Any]) -> tuple[Job, bool]:
-    async with supplied(jobs._provide, call.needs(now=False)) as supply:
-        (handle,) = await jobs.enqueue_many([call.prepare(supply, options)])
+    (handle,) = await jobs.enqueue_many([call.prepare(options)])
     return await handle.job(), handle.created
 
 
