@@ -188,18 +188,15 @@ async def test_perform_provides_by_the_inputs(shop: Shell) -> None:
         done = await shop("perform", "bills:jobs", *words, "--json")
         assert (done.code, done.data) == (0, {"result": result, "error": None}), done.err
     done = await shop("perform", "bills:jobs", "ChargeInvoice", "tenant=acme", "invoice_id=13")
-    assert (done.code, done.err.splitlines()) == (
-        1,
-        [
-            "Error: what ChargeInvoice.call depends on cannot be provided: LookupError: there is no invoice 13 "
-            "(bills.py, line 14, in find_invoice)"
-        ],
+    assert done.code == 1
+    assert done.err == (
+        "Error: what ChargeInvoice.call depends on cannot be provided: LookupError: there is no invoice 13 (bills.py, line 14, "
+        "in find_invoice)\n"
     )
     done = await shop("perform", "bills:jobs", "ChargeInvoice", "tenant=acme", "invoice_id=14")
-    assert (done.code, done.err.splitlines()[-1]) == (
-        1,
-        "Error: ChargeInvoice.call asks for Missing: ChargeInvoice.call needs 'invoice', and what provides Invoice "
-        "returned nothing",
+    assert done.code == 1
+    assert done.err.endswith(
+        "asks for Missing: ChargeInvoice needs 'invoice', and what provides Invoice returned nothing\n"
     )
     done = await shop("perform", "bills:jobs", "ChargeInvoice", "invoice_id=13")
     assert (done.code, done.err.splitlines()[-1]) == (2, "Error: ChargeInvoice needs tenant: write tenant=…")

@@ -120,11 +120,11 @@ async def cancel_job(session: Session, job_id: int) -> Literal["cancelled", "req
     return answer
 
 
-async def retry_job(session: Session, job_id: int) -> str | None:
-    """Let a finished or waiting job run now: its queue; None when it is running, ready or unknown."""
+async def retry_job(session: Session, job_id: int, *, completed: bool = True) -> str | None:
+    """Let a finished or waiting job run now: its queue; None when it is running, ready or unknown, or unless *completed* so."""
     while True:
         try:
-            queue: str | None = await session.fetchval("retry_job", job_id)
+            queue: str | None = await session.fetchval("retry_job", job_id, completed)
         except Exception as error:
             if not is_taken(error):
                 raise

@@ -21,6 +21,7 @@ from asyncjobs._define.kind import Kind
 from asyncjobs._define.later import Later
 from asyncjobs._define.service import Service
 from asyncjobs._define.signature import Signature, Taken
+from asyncjobs._model.verbs import Missing
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.words import read_inputs
 from asyncjobs.errors import InvalidDefinition, JobsError, UnknownKind
@@ -216,7 +217,7 @@ class MethodCall:
         _check_complete(self.service._signature, self.fields, name)
         try:
             made: Later = self.service._make(self.fields, supply, name)
-        except JobsError:
+        except (JobsError, Missing):
             raise
         except Exception as error:
             raise click.UsageError(f"{name} refuses these inputs: {type(error).__name__}: {error}") from error

@@ -29,7 +29,6 @@ from asyncjobs.cli.output import Output, with_output
 from asyncjobs.cli.target import find_app
 from asyncjobs.errors import InvalidInput, JobsError
 
-
 _ASKED = Snooze | Cancel | Skip
 """What a job may ask for that is no failure."""
 

@@ -11,6 +11,7 @@ from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.options import check_name
 from asyncjobs._model.states import JobState
+from asyncjobs._store.views import retry_job
 from asyncjobs.cli.exits import Exit
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.looking import split_ids
@@ -25,24 +26,34 @@ Outcome = Literal["retried", "cancelled", "requested", "refused", "not found"]
     epilog=examples(
         "retry myapp.main:jobs 42",
         "retry myapp.main:jobs 42 43 44",
+        "retry myapp.main:jobs 42 --completed",
     ),
 )
 @click.argument("words", nargs=-1, metavar="[APP] ID...")
 @database
+@click.option("--completed", is_flag=True, help="Also jobs that completed: what they did is done once more.")
 @with_output
-def retry(words: Sequence[str], dsn: str | None, schema: str | None, output: Output) -> None:
+def retry(
+    words: Sequence[str], dsn: str | None, schema: str | None, *, completed: bool, output: Output
+) -> None:
     """Run jobs again, or at once.
 
-    A finished job runs again, with all its attempts; one that waits for its time runs now. A job that runs, or is available already, is refused.
+    One that is failed, cancelled or skipped runs again, with all its attempts; one that waits for its time runs now. A job that
+    runs, or is available already, is refused, and so is a completed one without --completed.
     """
 
+    async def again(jobs: Jobs, job_id: int) -> bool:
+        return await jobs.ask(retry_job, job_id, completed=completed) is not None
+
     async def one(jobs: Jobs, job_id: int) -> tuple[Outcome, str]:
-        if await jobs.retry(job_id):
+        if await again(jobs, job_id):
             return "retried", "runs again"
         job = await jobs.get_job(job_id)
         if job is None:
             return "not found", "is not found"
-        if job.state.is_final and await jobs.retry(job_id):  # it ended just now
+        if job.state is JobState.COMPLETED and not completed:
+            return "refused", "is completed: what it did would be done once more; --completed runs it again"
+        if job.state.is_final and await again(jobs, job_id):  # it ended just now
             return "retried", "runs again"
         return "refused", await why_not_again(jobs, job)
 
