@@ -137,9 +137,9 @@ async def pause_queue(session: Session, queue: str) -> None:
     await session.fetch("pause_queue", queue)
 
 
-async def resume_queue(session: Session, queue: str) -> None:
-    """Claim jobs of *queue* again."""
-    await session.fetch("resume_queue", queue)
+async def resume_queue(session: Session, queue: str) -> bool:
+    """Claim jobs of *queue* again; whether it was paused."""
+    return bool(await session.fetch("resume_queue", queue))
 
 
 async def paused_queues(session: Session) -> set[str]:

@@ -142,7 +142,12 @@ def pause(words: Sequence[str], dsn: str | None, schema: str | None, output: Out
 
     Until they are resumed, in no process. What runs may finish.
     """
-    _each_queue(words, dsn, schema, output, Jobs.pause, done="paused")
+    _each_queue(words, dsn, schema, output, _pause, done="paused")
+
+
+async def _pause(jobs: Jobs, queue: str) -> bool:
+    await jobs.pause(queue)
+    return True
 
 
 @click.command(
@@ -163,7 +168,7 @@ def _each_queue(
     dsn: str | None,
     schema: str | None,
     output: Output,
-    one: Callable[[Jobs, str], Awaitable[None]],
+    one: Callable[[Jobs, str], Awaitable[bool]],
     *,
     done: str,
 ) -> None:
@@ -174,10 +179,13 @@ def _each_queue(
         check_name(queue, "queue")
     jobs = find_jobs(app, dsn, schema)
 
-    async def do() -> None:
-        for queue in queues:
-            await one(jobs, queue)
+    async def do() -> dict[str, bool]:
+        return {queue: await one(jobs, queue) for queue in dict.fromkeys(queues)}
 
-    within(jobs, do)
-    output.data({done: list(queues)})
-    output.text(f"{done} {', '.join(queues)}")
+    answers = within(jobs, do)
+    were = [queue for queue, was in answers.items() if was]
+    output.data({done: were})
+    if were:
+        output.text(f"{done} {', '.join(were)}")
+    for queue in answers.keys() - set(were):
+        output.note(f"queue {queue!r} was not paused")
