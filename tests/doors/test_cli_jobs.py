@@ -225,6 +225,55 @@ async def test_enqueue_waits_for_the_result(shop: Shell) -> None:
         assert done.err.splitlines()[-1] == "Error: job 4 is skipped"
 
 
+FORGETFUL = """
+from shop.main import *
+from asyncjobs import Discard
+
+
+@job(keep="nothing")
+async def reset(token: str) -> None:
+    if token == "wrong":
+        raise ValueError(token)
+
+
+@job(keep="nothing", keep_failed="nothing", max_attempts=1)
+async def forget(token: str) -> None: ...
+
+
+@job
+async def discarded() -> None:
+    raise Discard
+"""
+
+
+async def test_enqueue_waits_for_a_job_of_which_nothing_is_kept(shop: Shell) -> None:
+    """What is known is said: a job whose kind keeps the failed ones only ran to its end; of others it is not known."""
+    shop.write("shop/forgetful.py", FORGETFUL)
+    app = "shop.forgetful:jobs"
+    async with shop.going("run", app) as runner:
+        await runner.says("running")
+        done = await shop("enqueue", app, "reset", "token=s3cret", "--wait")
+        assert (done.code, done.err.splitlines()[-1]) == (
+            0,
+            'job 1: reset() ran to its end, and nothing is kept of it, as its keep="nothing" says',
+        )
+        done = await shop("enqueue", app, "reset", "token=s3cret", "--wait", "--json")
+        assert (done.code, done.data) == (
+            0,
+            {"id": 2, "kind": "shop.forgetful:reset", "method": None, "state": "gone"},
+        )
+        done = await shop("enqueue", app, "forget", "token=s3cret", "--wait")
+        assert (done.code, done.err.splitlines()[-1]) == (
+            1,
+            'Error: job 3: forget() is gone, as its keep_failed="nothing" says; whether it failed is not known',
+        )
+        done = await shop("enqueue", app, "discarded", "--wait")
+        assert (done.code, done.err.splitlines()[-1]) == (
+            1,
+            "Error: job 4: discarded() is gone: it discarded itself, or was cleared; what it came to is not known",
+        )
+
+
 async def test_enqueue_waits_only_so_long(shop: Shell, jobs: Jobs) -> None:
     """When nobody runs the job, --timeout ends the wait, not the job."""
     done = await shop("enqueue", APP, "send", "user_id=3", "--wait", "--timeout", "0.2")
