@@ -923,6 +923,53 @@ async def test_what_waits_is_decoded(dsn: str) -> None:
         assert (await check_waiting(jobs, Codec())).findings == []
 
 
+async def test_what_was_renamed_is_told_how_to_say_so(dsn: str) -> None:
+    """A kind like one there is: `aliases=`. An input that is missing beside one that is too many: a version, before a default."""
+
+    @attrs.frozen
+    class ChargeInvoice(Later, kind="evolution.shop:ChargeInvoice", version=2, upcasters={1: dict}):
+        number: int
+
+        async def call(self) -> None: ...
+
+        @job
+        async def remind(self, address: str) -> None: ...
+
+    @job(kind="evolution.shop:greet")
+    async def greet(user: int, locale: str) -> None: ...
+
+    async with Jobs(dsn) as jobs:
+        for kind, args, method in (
+            ("evolution.shop:InvoiceCharge@2", {"number": 1}, "call"),
+            ("quite_another:Thing", {}, None),
+            ("evolution.shop:ChargeInvoice@2", {"no": "s3cret"}, "call"),
+            ("evolution.shop:ChargeInvoice@2", {"number": 1, "x": 1, "()": {"to": "s3cret"}}, "remind"),
+            ("evolution.shop:ChargeInvoice", {"no": 1}, "call"),
+            ("evolution.shop:greet", {"user": 1}, None),
+            ("evolution.shop:greet", {"id": 1, "a": 1, "b": 1, "c": 1}, None),
+        ):
+            await enqueue(jobs, kind, args, **({} if method is None else {"method": method}))
+        report = await check_waiting(jobs, Codec())
+    says = {each.ids[0]: each.says for each in report.findings}
+    base = min(says)
+    said = [says[base + nth] for nth in range(7)]
+    assert said[0].endswith(
+        "did you mean 'evolution.shop:ChargeInvoice'? If it is that one, which was renamed, say "
+        "aliases=['evolution.shop:InvoiceCharge'] there"
+    )
+    assert said[1].endswith("import the module that defines it")
+    if_renamed = (
+        "which nothing takes; if that was renamed, or has another shape now, say version={} and upcasters={{{}: …}}, which makes "
+        "the one of the other; if not, give {!r} a default"
+    )
+    assert said[2].endswith(" stored without, and with 'no', " + if_renamed.format(3, 2, "number"))
+    assert said[3].endswith(" stored without, and with 'to', " + if_renamed.format(3, 2, "address"))
+    assert said[4].endswith("stored without; give it a default for jobs enqueued before it")
+    assert said[5].endswith("stored without; give it a default for jobs enqueued before it")
+    assert said[6].endswith("and with 'a', 'b', 'c', …, " + if_renamed.format(2, 1, "user"))
+    assert "s3cret" not in str(said)
+
+
 async def test_many_jobs_are_read_a_batch_at_a_time(dsn: str) -> None:
     """By their ids: each is read once, and no more than a batch is in memory."""
 

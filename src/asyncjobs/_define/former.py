@@ -35,6 +35,9 @@ class Former:
     def try_out(self, method: str | None, args: str, codec: Codec) -> None:
         self.definition.try_out(method, self.todays(args, codec), codec)
 
+    def undeclared(self, method: str | None, args: str, codec: Codec, *, beside: str) -> list[str]:
+        return self.definition.undeclared(method, self.todays(args, codec), codec, beside=beside)
+
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         return self.definition.dependencies(method)
 
