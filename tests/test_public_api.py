@@ -114,6 +114,7 @@ MADE: list[Exception] = [
     errors.SchemaTooOld("asyncjobs", 1, 2),
     errors.SchemaTooNew("asyncjobs", 3, 2),
     errors.JobNotFound(7),
+    errors.ScheduleExists("nightly"),
     errors.JobFailed("job 7 failed", 7),
     errors.JobCancelled("job 7 was cancelled", 7),
     errors.JobSkipped("job 7 was skipped", 7),

@@ -5,6 +5,7 @@
     JobsError
     ├── InvalidDefinition   a job class, function or method asyncjobs cannot run     (TypeError)
     ├── InvalidOption       an option of a job that makes no sense                   (ValueError)
+    │   └── ScheduleExists  a schedule was to be created under a name that is taken
     ├── InvalidInput        inputs or a result that cannot be stored faithfully      (ValueError)
     ├── UndecodableInput    stored inputs that do not fit this checkout's code       (ValueError)
     ├── UnknownKind         a kind nobody has defined in this process                (LookupError)
@@ -56,6 +57,17 @@ class InvalidDefinition(JobsError, TypeError):
 
 class InvalidOption(JobsError, ValueError):
     """An option that makes no sense: a negative delay, a naive datetime, an unknown word."""
+
+
+class ScheduleExists(InvalidOption):
+    """A schedule was not stored, because there is one of its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is a schedule {name!r:.160} already; give another name=, or say replace=True, which changes any but those "
+            "that code declares"
+        )
+        self.name = name
 
 
 class InvalidInput(JobsError, ValueError):

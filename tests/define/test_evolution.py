@@ -590,6 +590,86 @@ async def test_upcasters_that_fail_fail_the_job_at_once(running: Jobs, version: 
     assert (await running.handle(job_id).job()).attempt == 1
 
 
+class Room:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+@pytest.mark.failure_mode("F94")
+async def test_whoever_asks_for_the_inputs_gets_those_of_today(dsn: str) -> None:
+    """`current_job().args`, of a job stored at a former version: for providers, middleware, hooks and the job itself.
+
+    The upcasters run once; the job keeps its inputs as they were stored.
+    """
+    seen: list[tuple[str, object]] = []
+    upcast: list[int] = []
+
+    def see(where: str) -> None:
+        seen.append((where, dict(current_job().args)))
+
+    def renamed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        upcast.append(1)
+        return {"number": inputs["no"]}
+
+    @attrs.frozen
+    class Clean(Later, kind="evolution:Clean", version=2, upcasters={1: renamed}):
+        number: int
+        room: Dependency[Room]
+
+        async def needed(self) -> bool:
+            see("needed")
+            return True
+
+        async def on_start(self) -> None:
+            see("hook")
+
+        async def call(self) -> int:
+            see("job")
+            return self.room.number
+
+    def find_room() -> Room:
+        see("provider")
+        return Room(current_job().args["number"])
+
+    class Seeing:
+        async def run(self, job: Any, call_next: Callable[[], Any]) -> Any:
+            see("middleware")
+            assert job.args == {"number": 7}
+            return await call_next()
+
+    async with Jobs(dsn, provide={Room: find_room}, middleware=[Seeing()]).running() as jobs:
+        job_id = await enqueue(jobs, "evolution:Clean", {"no": 7}, method="call")
+        assert await result(jobs, job_id) == 7
+        assert (await jobs.handle(job_id).job()).args == {"no": 7}
+    places = ["provider", "middleware", "needed", "hook", "job"]
+    assert (seen, upcast) == ([(place, {"number": 7}) for place in places], [1])
+
+
+@pytest.mark.failure_mode("F94")
+async def test_nothing_is_provided_for_inputs_nobody_can_read(dsn: str) -> None:
+    """Upcasters come before providers: one that fails fails the job at once; who is told of it sees what is stored."""
+    told: list[Mapping[str, Any]] = []
+    provided: list[int] = []
+
+    @job(kind="evolution:unreadable", version=2, upcasters={1: lambda inputs: {"number": inputs["gone"]}})
+    async def unreadable(number: int, room: Dependency[Room]) -> None: ...
+
+    def find_room() -> Room:
+        provided.append(1)
+        return Room(current_job().args["number"])
+
+    class Telling:
+        async def failure(self, job: Any, error: BaseException) -> None:
+            assert isinstance(error, UndecodableInput)
+            told.append(job.args)
+
+    async with Jobs(dsn, provide={Room: find_room}, middleware=[Telling()]).running() as jobs:
+        job_id = await enqueue(jobs, "evolution:unreadable", {"no": 7})
+        with pytest.raises(JobFailed, match=r"KeyError: 'gone' .*stored at version 1 of 2"):
+            await result(jobs, job_id)
+    assert (provided, told) == ([], [{"no": 7}])
+
+
 async def test_everything_that_stores_jobs_stores_their_version(dsn: str) -> None:
     """Many at once, at once in the caller, on a schedule, for an event, with a key; and a schedule keeps its name."""
 
@@ -841,6 +921,53 @@ async def test_what_waits_is_decoded(dsn: str) -> None:
             for each in job_ids:
                 await jobs.cancel(each)
         assert (await check_waiting(jobs, Codec())).findings == []
+
+
+async def test_what_was_renamed_is_told_how_to_say_so(dsn: str) -> None:
+    """A kind like one there is: `aliases=`. An input that is missing beside one that is too many: a version, before a default."""
+
+    @attrs.frozen
+    class ChargeInvoice(Later, kind="evolution.shop:ChargeInvoice", version=2, upcasters={1: dict}):
+        number: int
+
+        async def call(self) -> None: ...
+
+        @job
+        async def remind(self, address: str) -> None: ...
+
+    @job(kind="evolution.shop:greet")
+    async def greet(user: int, locale: str) -> None: ...
+
+    async with Jobs(dsn) as jobs:
+        for kind, args, method in (
+            ("evolution.shop:InvoiceCharge@2", {"number": 1}, "call"),
+            ("quite_another:Thing", {}, None),
+            ("evolution.shop:ChargeInvoice@2", {"no": "s3cret"}, "call"),
+            ("evolution.shop:ChargeInvoice@2", {"number": 1, "x": 1, "()": {"to": "s3cret"}}, "remind"),
+            ("evolution.shop:ChargeInvoice", {"no": 1}, "call"),
+            ("evolution.shop:greet", {"user": 1}, None),
+            ("evolution.shop:greet", {"id": 1, "a": 1, "b": 1, "c": 1}, None),
+        ):
+            await enqueue(jobs, kind, args, **({} if method is None else {"method": method}))
+        report = await check_waiting(jobs, Codec())
+    says = {each.ids[0]: each.says for each in report.findings}
+    base = min(says)
+    said = [says[base + nth] for nth in range(7)]
+    assert said[0].endswith(
+        "did you mean 'evolution.shop:ChargeInvoice'? If it is that one, which was renamed, say "
+        "aliases=['evolution.shop:InvoiceCharge'] there"
+    )
+    assert said[1].endswith("import the module that defines it")
+    if_renamed = (
+        "which nothing takes; if that was renamed, or has another shape now, say version={} and upcasters={{{}: …}}, which makes "
+        "the one of the other; if not, give {!r} a default"
+    )
+    assert said[2].endswith(" stored without, and with 'no', " + if_renamed.format(3, 2, "number"))
+    assert said[3].endswith(" stored without, and with 'to', " + if_renamed.format(3, 2, "address"))
+    assert said[4].endswith("stored without; give it a default for jobs enqueued before it")
+    assert said[5].endswith("stored without; give it a default for jobs enqueued before it")
+    assert said[6].endswith("and with 'a', 'b', 'c', …, " + if_renamed.format(2, 1, "user"))
+    assert "s3cret" not in str(said)
 
 
 async def test_many_jobs_are_read_a_batch_at_a_time(dsn: str) -> None:

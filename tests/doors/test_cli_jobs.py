@@ -123,6 +123,85 @@ async def test_enqueue_refuses_in_one_sentence(
     assert await jobs.list_jobs() == []
 
 
+PROVIDED = """
+import os
+import attrs
+from asyncjobs import Dependency, Jobs, Later, current_job, job
+
+
+class Invoice:
+    def __init__(self, total):
+        self.total = total
+
+
+def find_invoice():
+    if current_job().args["invoice_id"] == 13:
+        raise LookupError("there is no invoice 13")
+    if current_job().args["invoice_id"] == 14:
+        return None
+    return Invoice(current_job().args["invoice_id"] * current_job().args["factor"])
+
+
+@attrs.frozen
+class ChargeInvoice(Later):
+    tenant: str
+    invoice_id: int
+    invoice: Dependency[Invoice]
+    factor: int = 10
+
+    async def call(self) -> int:
+        return self.invoice.total
+
+    @job
+    async def again(self, invoice: Dependency[Invoice]) -> list[int]:
+        return [self.invoice.total, invoice.total]
+
+
+@job
+async def remind(invoice_id: int, factor: int, invoice: Dependency[Invoice]) -> int:
+    return invoice.total
+
+
+jobs = Jobs(os.environ["SHOP_DSN"], provide={Invoice: find_invoice})
+"""
+
+
+async def test_enqueue_provides_nothing(shop: Shell, jobs: Jobs) -> None:
+    """What a job depends on is supplied where it runs: enqueueing it asks nobody for it, as `later` does not."""
+    shop.write("bills.py", PROVIDED)
+    for name in ("ChargeInvoice", "ChargeInvoice.again"):
+        done = await shop("enqueue", "bills:jobs", name, "tenant=acme", "invoice_id=13", "--delay", "1h")
+        assert done.code == 0, done.err
+    first, second = await jobs.list_jobs()
+    inputs = {"tenant": "acme", "invoice_id": 13, "factor": 10}
+    assert (first.args, second.args) == ({**inputs, "()": {}}, inputs)
+
+
+async def test_perform_provides_by_the_inputs(shop: Shell) -> None:
+    """Providers see the inputs a job would be stored with, defaults too; what they raise is one sentence."""
+    shop.write("bills.py", PROVIDED)
+    for words, result in (
+        (["ChargeInvoice", "tenant=acme", "invoice_id=4"], 40),
+        (["ChargeInvoice.again", "tenant=acme", "invoice_id=4", "factor=2"], [8, 8]),
+        (["remind", "invoice_id=4", "factor=3"], 12),
+    ):
+        done = await shop("perform", "bills:jobs", *words, "--json")
+        assert (done.code, done.data) == (0, {"result": result, "error": None}), done.err
+    done = await shop("perform", "bills:jobs", "ChargeInvoice", "tenant=acme", "invoice_id=13")
+    assert done.code == 1
+    assert done.err == (
+        "Error: what ChargeInvoice.call depends on cannot be provided: LookupError: there is no invoice 13 (bills.py, line 14, "
+        "in find_invoice)\n"
+    )
+    done = await shop("perform", "bills:jobs", "ChargeInvoice", "tenant=acme", "invoice_id=14")
+    assert done.code == 1
+    assert done.err.endswith(
+        "asks for Missing: ChargeInvoice needs 'invoice', and what provides Invoice returned nothing\n"
+    )
+    done = await shop("perform", "bills:jobs", "ChargeInvoice", "invoice_id=13")
+    assert (done.code, done.err.splitlines()[-1]) == (2, "Error: ChargeInvoice needs tenant: write tenant=…")
+
+
 async def test_enqueue_waits_for_the_result(shop: Shell) -> None:
     """--wait prints the result; a job without one ends the command with 1 and says why."""
     async with shop.going("run", APP) as runner:
@@ -144,6 +223,55 @@ async def test_enqueue_waits_for_the_result(shop: Shell) -> None:
         done = await shop("enqueue", APP, "Finished", "--wait", "--json")
         assert (done.code, done.data["state"]) == (1, "skipped")
         assert done.err.splitlines()[-1] == "Error: job 4 is skipped"
+
+
+FORGETFUL = """
+from shop.main import *
+from asyncjobs import Discard
+
+
+@job(keep="nothing")
+async def reset(token: str) -> None:
+    if token == "wrong":
+        raise ValueError(token)
+
+
+@job(keep="nothing", keep_failed="nothing", max_attempts=1)
+async def forget(token: str) -> None: ...
+
+
+@job
+async def discarded() -> None:
+    raise Discard
+"""
+
+
+async def test_enqueue_waits_for_a_job_of_which_nothing_is_kept(shop: Shell) -> None:
+    """What is known is said: a job whose kind keeps the failed ones only ran to its end; of others it is not known."""
+    shop.write("shop/forgetful.py", FORGETFUL)
+    app = "shop.forgetful:jobs"
+    async with shop.going("run", app) as runner:
+        await runner.says("running")
+        done = await shop("enqueue", app, "reset", "token=s3cret", "--wait")
+        assert (done.code, done.err.splitlines()[-1]) == (
+            0,
+            'job 1: reset() ran to its end, and nothing is kept of it, as its keep="nothing" says',
+        )
+        done = await shop("enqueue", app, "reset", "token=s3cret", "--wait", "--json")
+        assert (done.code, done.data) == (
+            0,
+            {"id": 2, "kind": "shop.forgetful:reset", "method": None, "state": "gone"},
+        )
+        done = await shop("enqueue", app, "forget", "token=s3cret", "--wait")
+        assert (done.code, done.err.splitlines()[-1]) == (
+            1,
+            'Error: job 3: forget() is gone, as its keep_failed="nothing" says; whether it failed is not known',
+        )
+        done = await shop("enqueue", app, "discarded", "--wait")
+        assert (done.code, done.err.splitlines()[-1]) == (
+            1,
+            "Error: job 4: discarded() is gone: it discarded itself, or was cleared; what it came to is not known",
+        )
 
 
 async def test_enqueue_waits_only_so_long(shop: Shell, jobs: Jobs) -> None:

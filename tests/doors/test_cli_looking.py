@@ -246,7 +246,13 @@ async def test_jobs_that_took_their_process_down_are_told_of(shell: Shell, dsn: 
 
 async def test_retry_and_cancel(shell: Shell, jobs: Jobs, four: list[int]) -> None:
     """Each id gets its answer; what is refused ends with 1, what is not there with 3; the rest is done all the same."""
-    done = await shell("retry", "1", "3", "4", "--json")
+    refused = await shell("retry", "1")
+    assert (refused.code, refused.err) == (
+        1,
+        "job 1 is completed: what it did would be done once more; --completed runs it again\n",
+    )
+    assert [job.id for job in await jobs.list_jobs(states=["completed"])] == [1]
+    done = await shell("retry", "1", "3", "4", "--completed", "--json")
     assert (done.code, done.data) == (
         1,
         [{"id": 1, "outcome": "retried"}, {"id": 3, "outcome": "retried"}, {"id": 4, "outcome": "refused"}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from asyncjobs import Jobs, JobState
+from asyncjobs._model.queues import QueueRegistry
 from asyncjobs._store.clearing import find_overdue
 from tests.command import Shell, open_shop
 from tests.waiting import eventually_async
@@ -91,6 +93,11 @@ async def test_pools_and_slots_are_said_at_the_start(shop: Shell, jobs: Jobs) ->
     [
         (["--pool", "a:none"], "is written QUEUE,QUEUE:SLOTS"),
         (["--pool", "a,,b:2"], "names queues as in exports,mail:2"),
+        (
+            ["--pool", "charges:2,mails:1"],
+            "said once, at the end, as in exports,mail:2; slots of its own for each are said with --queues exports:2,mail:1",
+        ),
+        (["--queues", "charges:two"], "it is written exports,mail or exports:4,mail"),
         (["--pool", "a:0"], "is not a number of slots"),
         (["--slots", "10,soon"], "neither a number of slots nor thresholds"),
         (["--min-priority", "5", "--max-priority", "4"], "min_priority=5 is above max_priority=4"),
@@ -183,6 +190,45 @@ async def test_check_fails_for_an_undeclared_queue(shop: Shell, jobs: Jobs) -> N
     assert "queue 'lost' is registered by no part of the application, and has shop.more:find" in problem
 
 
+async def test_a_queue_that_is_perhaps_mistyped(shop: Shell, jobs: Jobs) -> None:
+    """Where queues are registered, one that nobody knows is warned of, with the one that is near; it is done all the same."""
+    shop.write("shop/declared.py", DECLARED)
+    for words in (["--pool", "shop_defualt:2"], ["--queues", "mail,shop_defualt"]):
+        done = await shop("work-off", "shop.declared:jobs", *words)
+        assert done.code == 0, done.err
+        assert done.err.count("did you mean") == 1
+        assert (
+            "registered queue 'shop_defualt', and no job goes there; did you mean 'shop_default'?" in done.err
+        )
+    done = await shop("pause", "shop.declared:jobs", "mial", "mail")
+    assert (done.code, done.out) == (0, "paused mial, mail\n")
+    assert done.err == (
+        "no part of the application has registered queue 'mial', and no job goes there; did you mean 'mail'? If not, "
+        "asyncjobs.queues.register().queue('mial') registers it\n"
+    )
+    done = await shop("resume", "shop.declared:jobs", "mial", "shop_bulk")
+    assert (done.code, done.out, done.err) == (0, "resumed mial\n", "queue 'shop_bulk' was not paused\n")
+
+
+async def test_a_queue_that_jobs_are_in_is_no_slip(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Registered, served, of a kind, or with jobs in it: nothing is said of such a queue; nor where none is registered."""
+    registry = QueueRegistry()
+    async with Jobs(dsn, queues={"served": 1}) as jobs:
+        jobs.registry = registry
+        await jobs.limit("mials", concurrency=1)
+        registry.register(None, mails=1)
+        await store(jobs, "stored")
+        for queue in ("mails", "served", "stored"):
+            await jobs.limit(queue, concurrency=1)
+            await jobs.pause(queue)
+            assert await jobs.resume(queue)
+        assert caplog.messages == []
+        await jobs.limit("mials", concurrency=1)
+        (said,) = caplog.messages
+        assert "queue 'mials', and no job goes there; did you mean 'mails'?" in said
+        assert not await jobs.resume("mails")
+
+
 async def test_check_where_nobody_registers_queues(shop: Shell, jobs: Jobs) -> None:
     """Queues need no declaration."""
     await store(jobs, "anything")
@@ -206,6 +252,10 @@ async def test_check_max_age(shop: Shell, jobs: Jobs) -> None:
     await store(jobs, "slow", scheduled_at=ago)
     await store(jobs, "slow", scheduled_at="now() - interval '7 minutes'", state=2)
     await jobs.pause("slow")
+    assert (await shop("check", "--max-age", "300", "--queue", "fresh", "--queue", "x", **env)).code == 0
+    done = await shop("check", "--max-age", "300", "--queue", "slow", **env)
+    assert done.code == 1
+    assert "2 jobs of queue 'slow'" in done.out
     done = await shop("check", "--max-age", "300", **env)
     assert done.code == 1
     assert "2 jobs of queue 'slow' due for more than 300 s, the oldest for 60" in done.out
@@ -252,7 +302,12 @@ async def test_clear_deletes_what_waits(shop: Shell, jobs: Jobs) -> None:
     done = await shop("clear", "--yes", **env)
     assert (done.code, "which jobs?" in done.err) == (2, True)
     done = await shop("clear", "--all", **env)
-    assert (done.code, "delete all jobs" in done.err, len(await states(jobs))) == (1, True, 4)
+    assert (done.code, len(await states(jobs))) == (1, 4)
+    name, host = re.fullmatch(r".*/(\w+)\?host=([^&]+)&.*", shop.env["SHOP_DSN"]).groups()  # type: ignore[union-attr]
+    asked = f"delete all jobs that wait, in database '{name}' on {host}, schema 'asyncjobs'? [y/N]"
+    assert done.err.startswith(asked)
+    done = await shop("clear", "--queue", "mail", "--kind", "x", "--finished", **env)
+    assert done.err.startswith("delete all jobs of mail, x that wait, and all that are final, in database ")
     done = await shop("clear", "--queue", "exports", "--yes", **env)
     assert (done.code, done.out) == (0, "deleted 2 jobs\n"), done.err
     await jobs.cancel(mail)

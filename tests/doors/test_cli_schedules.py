@@ -83,7 +83,7 @@ async def test_run_pause_resume_delete(shell: Shell, jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["run", "nope"], 3, "there is no schedule 'nope'"),
+        (["run", "nope"], 3, "there is no schedule 'nope'. There are none: those of the code are stored"),
         (["pause"], 2, "which schedule?"),
         (["nightly"], 2, "'nightly' is none of list, preview, run, pause, resume, delete"),
     ],
@@ -93,3 +93,15 @@ async def test_what_is_not_understood(shell: Shell, words: list[str], code: int,
     done = await shell("schedules", *words)
     assert done.code == code
     assert said in done.err
+
+
+@pytest.mark.usefixtures("jobs")
+async def test_a_name_that_no_schedule_has(shell: Shell) -> None:
+    """The names that there are are said, and the one that was perhaps meant."""
+    for words in (["preview", "nigthly"], ["nightly", "nigthly"], ["pause", "nigthly"]):
+        done = await shell("schedules", *(["list", *words] if words[0] == "nightly" else words))
+        assert (done.code, done.out) == (3, "")
+        assert done.err == (
+            "Error: there is no schedule 'nigthly'; did you mean 'nightly'? There are nightly, now and then: "
+            "`python -m asyncjobs schedules` tells of them\n"
+        )

@@ -193,7 +193,6 @@ class Machine(RuleBasedStateMachine):
         self.may_jump = False  #: a transaction has committed: a job may have gone several ways at once
         self.claimed = False
         self.given: list[Held] = []  #: every claim there ever was
-        self.resumable: set[str] = set()
         self.stage.run(self.stage.clear())
 
     # Helpers.
@@ -636,11 +635,14 @@ class Machine(RuleBasedStateMachine):
     @rule(queue=queues, pause=coin)
     @tells
     def pause_or_resume(self, queue: str, pause: bool) -> None:
+        was_paused = queue in self.world.paused
         if pause:
-            self.resumable.add(queue)
-        self.observe(lambda session: (pause_queue if pause else resume_queue)(session, queue))
-        (self.world.paused.add if pause else self.world.paused.discard)(queue)
-        if queue in self.resumable:
+            self.observe(lambda session: pause_queue(session, queue))
+            self.world.paused.add(queue)
+        else:
+            assert self.observe(lambda session: resume_queue(session, queue)) == was_paused
+            self.world.paused.discard(queue)
+        if pause or was_paused:
             self.world.told.append(("queues", queue))
 
     @rule(job=jobs)

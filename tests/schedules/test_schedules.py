@@ -21,6 +21,7 @@ from asyncjobs import (
     Jobs,
     Later,
     Schedule,
+    ScheduleExists,
     ScheduleNotFound,
     UndecodableInput,
     current_job,
@@ -247,7 +248,7 @@ async def test_a_name_is_taken_once(dsn: str) -> None:
     async with Jobs(dsn) as jobs:
         await jobs.schedules.create(Every(A_DAY, sweep, name="x"))
         for taken, replace in (("x", False), ("declared", False), ("declared", True)):
-            with pytest.raises(InvalidOption, match="already"):
+            with pytest.raises(ScheduleExists, match="already"):
                 await jobs.schedules.create(Every(1, sweep, name=taken), replace=replace)
         await jobs.schedules.create(Every(2 * A_DAY, sweep, name="x"), replace=True)
         assert (await jobs.schedules.get("x")).every == 2 * A_DAY

@@ -13,13 +13,16 @@ import pytest
 from asyncjobs import (
     CurrentJob,
     Dependency,
+    Discard,
     Jobs,
     JobState,
     Later,
     Lock,
     MisusedJobs,
     Rate,
+    Skip,
     WrongConnection,
+    current_job,
     job,
 )
 from asyncjobs.testing import NotDrained, all_enqueued, assert_enqueued, drain, inside, refute_enqueued
@@ -224,6 +227,20 @@ async def test_a_sync_job_enqueues_from_its_thread(jobs: Jobs) -> None:
     await in_a_thread.later()
     assert await drain() == {"completed": 2}
     assert DID == [("second", 7)]
+
+
+@job(kind="drain:forgotten", keep="nothing")
+async def forgotten_after(verb: str) -> None:
+    async with current_job().transaction():
+        current_job().result = {"skip": Skip, "discard": Discard}.get(verb, verb)
+
+
+async def test_what_a_job_of_which_nothing_is_kept_said_is_counted(jobs: Jobs) -> None:
+    """It settled itself and its row is gone: it counts as what it said, and not as completed."""
+    for verb in ("skip", "discard", "a result"):
+        await forgotten_after.later(verb)
+    assert await drain() == {"skipped": 1, "cancelled": 1, "completed": 1}
+    assert await jobs.list_jobs() == []
 
 
 async def test_locks_are_taken_and_given_back(jobs: Jobs, connection: asyncpg.Connection) -> None:

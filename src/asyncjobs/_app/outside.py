@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
@@ -9,14 +10,18 @@ from asyncjobs._app import steering
 from asyncjobs._bus.publisher import Publisher
 from asyncjobs._define.enqueueing import Prepared, codec_of, enqueue_many
 from asyncjobs._define.handle import Handle, reader_by_kind
+from asyncjobs._define.registry import definitions
 from asyncjobs._model.job import Job
 from asyncjobs._model.limits import QueueLimit, Rate, checked_limits
 from asyncjobs._model.options import check_name, check_words
+from asyncjobs._model.queues import place_of
 from asyncjobs._model.states import JobState
 from asyncjobs._model.stats import HeldJob, JobStats
 from asyncjobs._store import limits, stats, views
 from asyncjobs._store.steering import Choice
 from asyncjobs.errors import InvalidOption
+
+logger = logging.getLogger("asyncjobs")
 
 R = TypeVar("R")
 
@@ -134,20 +139,40 @@ class FromOutside(Publisher):
 
     async def pause(self, queue: str) -> None:
         """Claim no more jobs of *queue*, in any process, until `resume`; what runs may finish."""
+        await self._doubt(queue)
         for name in self.registry.names_of(check_name(queue, "queue")):
             await self.ask(views.pause_queue, name)
 
-    async def resume(self, queue: str) -> None:
-        """Claim jobs of *queue* again."""
-        for name in self.registry.names_of(check_name(queue, "queue")):
-            await self.ask(views.resume_queue, name)
+    async def resume(self, queue: str) -> bool:
+        """Claim jobs of *queue* again. False when it was not paused."""
+        names = self.registry.names_of(check_name(queue, "queue"))
+        if any([await self.ask(views.resume_queue, name) for name in names]):
+            return True
+        await self._doubt(queue)
+        return False
 
     async def limit(self, queue: str, *, concurrency: int | None = None, rate: Rate | None = None) -> None:
         """Limit *queue* over all processes: so many of its jobs run at a time, so many begin in a time. With neither, no longer.
 
         It is stored, and holds within a second everywhere; what runs already may finish.
         """
+        await self._doubt(queue)
         await self.ask(limits.limit_queue, check_name(queue, "queue"), *checked_limits(concurrency, rate))
+
+    async def _doubt(self, queue: str) -> None:
+        """Warn where *queue* is perhaps another one, mistyped: nobody registered it, no kind goes to it, and no job is in it."""
+        doubt = self.doubt_queue(check_name(queue, "queue"))
+        if doubt and not await self.ask(views.list_jobs, queues=[queue], limit=1):
+            logger.warning("%s", doubt)
+
+    def doubt_queue(self, queue: str) -> str | None:
+        """Why *queue* is perhaps another one, mistyped: nobody registered it, and no kind here goes to it."""
+        if not self.registry or self._undeclared.is_known(queue, self.registry):
+            return None
+        options = [definition.options_of(None) for definition in definitions()]
+        if any(place_of(each, self.registry)[0] == queue for each in options):
+            return None
+        return self._undeclared.doubt(queue, self.registry)
 
     async def limits(self) -> dict[str, QueueLimit]:
         """The queues that are limited, and how."""

@@ -165,6 +165,9 @@ class Definition(SaysOurs, Generic[P, T, R]):
         inputs = codec.decode(args, self.signature.types, what=what)
         self.signature.ready(self.function, inputs, STAND_INS, what)
 
+    def undeclared(self, method: str | None, args: str, codec: Codec, *, beside: str) -> list[str]:  # noqa: ARG002
+        return sorted(codec.load(args, what=self.name).keys() - self.signature.types.keys())
+
     def dependencies(self, method: str | None = None) -> frozenset[Any]:  # noqa: ARG002
         return self._dependencies
 

@@ -13,6 +13,8 @@ import attrs
 
 from asyncjobs._define import registry
 from asyncjobs._define.codec import Codec
+from asyncjobs._define.faithful import shorten
+from asyncjobs._define.signature import ADVICE
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.versions import name_and_version
 from asyncjobs._model.words import counted
@@ -22,6 +24,7 @@ from asyncjobs.errors import InvalidDefinition, UndecodableInput, UnknownKind
 
 BATCH = 2000  #: jobs in memory
 MOST_IDS = 5  #: of jobs that are alike, so many are named
+MOST_NAMES = 3  #: of inputs that nothing takes, so many are named
 MOST_FINDINGS = 1000  #: what goes beyond is one finding
 
 
@@ -94,12 +97,36 @@ def _misfit(kind: str, method: str | None, args: str, codec: Codec) -> tuple[_Al
         registry.find(kind).try_out(method, args, codec)
     except UnknownKind as error:
         reason = "newer version" if registry.newer_version(kind) else UNKNOWN
-        return _Alike(reason, kind, None, None), str(error)
+        return _Alike(reason, kind, None, None), str(error) + _if_renamed(kind, reason)
     except InvalidDefinition as error:
         return _Alike("unknown method", kind, method, None), str(error)
     except UndecodableInput as error:
-        return _Alike(error.reason, kind, method, error.input), error.discreet
+        return _Alike(error.reason, kind, method, error.input), _with_advice(error, kind, method, args, codec)
     return None
+
+
+def _if_renamed(kind: str, reason: str) -> str:
+    """What to do if the kind it is like is what it is called today."""
+    if reason != UNKNOWN or registry.nearest(kind) is None:
+        return ""
+    return f" If it is that one, which was renamed, say aliases=[{name_and_version(kind)[0]!r}] there"
+
+
+def _with_advice(error: UndecodableInput, kind: str, method: str | None, args: str, codec: Codec) -> str:
+    """What *error* says; where one input is missing and another is too many, what to do if it was renamed."""
+    definition = registry.find(kind)
+    today = definition.history.version
+    if error.reason != "missing input" or error.input is None or name_and_version(kind)[1] != today:
+        return error.discreet
+    over = definition.undeclared(method, args, codec, beside=error.input)
+    if not over:
+        return error.discreet
+    names = ", ".join(map(shorten, over[:MOST_NAMES])) + (", …" if len(over) > MOST_NAMES else "")
+    return (
+        f"{error.discreet.removesuffix(ADVICE)}, and with {names}, which nothing takes; if that was renamed, or has another shape "
+        f"now, say version={today + 1} and upcasters={{{today}: …}}, which makes the one of the other; if not, give {error.input!r} "
+        "a default"
+    )
 
 
 async def check_stored_schedules(jobs: Enqueuer, codec: Codec, *, foreign_kinds: bool = False) -> list[str]:

@@ -30,10 +30,13 @@ class Former:
         return self.definition.options_of(method)
 
     def bind(self, method: str | None, args: str, codec: Codec, supply: Mapping[Any, Any]) -> Call:
-        return self.definition.bind(method, self._todays(args, codec), codec, supply)
+        return self.definition.bind(method, self.todays(args, codec), codec, supply)
 
     def try_out(self, method: str | None, args: str, codec: Codec) -> None:
-        self.definition.try_out(method, self._todays(args, codec), codec)
+        self.definition.try_out(method, self.todays(args, codec), codec)
+
+    def undeclared(self, method: str | None, args: str, codec: Codec, *, beside: str) -> list[str]:
+        return self.definition.undeclared(method, self.todays(args, codec), codec, beside=beside)
 
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         return self.definition.dependencies(method)
@@ -41,7 +44,8 @@ class Former:
     def result_type(self, method: str | None) -> Any:
         return self.definition.result_type(method)
 
-    def _todays(self, args: str, codec: Codec) -> str:
+    def todays(self, args: str, codec: Codec) -> str:
+        """Stored inputs, brought up to today's version. Raises UndecodableInput."""
         inputs = self.history.upcast(codec.load(args, what=self.kind), self.version, self.kind)
         try:
             return json.dumps(inputs, allow_nan=False)  # not orjson: a stored number may be beyond 64 bits

@@ -26,6 +26,9 @@ class Kind(Protocol):
     def try_out(self, method: str | None, args: str, codec: Codec) -> None:
         """Read stored inputs, and call nothing. Raises what `bind` would: UndecodableInput, InvalidDefinition."""
 
+    def undeclared(self, method: str | None, args: str, codec: Codec, *, beside: str) -> list[str]:
+        """The stored inputs that nothing takes, of those among which *beside* is: fields, or arguments."""
+
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         """The types `supply` must hold for `bind`: of one method, or of all that may be jobs."""
 

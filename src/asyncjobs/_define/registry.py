@@ -68,11 +68,17 @@ def find(kind: str) -> Kind:
         return _kinds[kind]
     if newer := newer_version(kind):
         raise UnknownKind(f"{kind!r} was stored by newer code: {newer}")
-    near = get_close_matches(kind, _kinds, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(kind)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise UnknownKind(
         f"no job is defined as {kind!r} in this process; import the module that defines it{hint}"
     )
+
+
+def nearest(kind: str) -> str | None:
+    """The kind, by today's name, that *kind* is most like, if it is like any."""
+    near = get_close_matches(kind, _kinds, 1)
+    return _kinds[near[0]].kind if near else None
 
 
 def find_by_ending(ending: str) -> Kind:

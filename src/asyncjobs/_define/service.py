@@ -125,6 +125,14 @@ class Service:
             raised = f"{found.what}: making {self.cls.__qualname__} of the stored inputs raised {type(error).__name__}"
             raise UndecodableInput(f"{raised}: {error}", reason="cannot be made", discreet=raised) from error
 
+    def undeclared(self, method: str | None, args: str, codec: Codec, *, beside: str) -> list[str]:
+        found = self.methods.stored(method or "")
+        stored = codec.load(args, what=found.what)
+        if beside in self._signature.types:
+            return sorted(stored.keys() - self._signature.types.keys() - {ARGUMENTS})
+        arguments = stored.get(ARGUMENTS)
+        return sorted(arguments.keys() - found.signature.types.keys()) if isinstance(arguments, dict) else []
+
     def dependencies(self, method: str | None = None) -> frozenset[Any]:
         if method not in self._dependencies:
             signatures = (

@@ -24,6 +24,7 @@ from asyncjobs.errors import InvalidDefinition, InvalidInput, UndecodableInput
 T = TypeVar("T")
 
 _P = inspect.Parameter
+ADVICE = "; give it a default for jobs enqueued before it"
 MANY = (_P.VAR_POSITIONAL, _P.VAR_KEYWORD)
 
 
@@ -143,7 +144,7 @@ class Signature:
                 bound.arguments[name] = inputs[name]
             elif each.needs_a_value:
                 raise UndecodableInput(
-                    f"{what} needs {name!r}, which this job was stored without; give it a default for jobs enqueued before it",
+                    f"{what} needs {name!r}, which this job was stored without{ADVICE}",
                     reason="missing input",
                     input_name=name,
                 )

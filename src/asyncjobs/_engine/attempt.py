@@ -19,6 +19,7 @@ import orjson
 from asyncjobs._define import registry
 from asyncjobs._define.call import Call, is_async
 from asyncjobs._define.codec import Codec
+from asyncjobs._define.former import Former
 from asyncjobs._define.kind import Kind
 from asyncjobs._define.methods import UnknownMethod
 from asyncjobs._engine.around import NOTHING_AROUND, Around
@@ -128,16 +129,31 @@ class Attempt:
             return self._run_in_context(definition, came)
         return self._run(definition)
 
+    def _brought_up_to_date(self, former: Former) -> Kind:
+        """Upcast the inputs once, before anything reads them: what provides dependencies sees those the object gets."""
+        try:
+            self.running.todays_args = former.todays(self.job.args, self.codec)
+        except UndecodableInput as error:
+            raise self._placed(error) from None
+        return former.definition
+
+    @property
+    def args(self) -> str:
+        """The inputs, in the shape of today."""
+        return self.job.args if self.running.todays_args is None else self.running.todays_args
+
     async def _run_in_context(self, definition: Kind, came: dict[str, Any]) -> Outcome | None:
         with self.around.restored(came):
             return await self._run(definition)
 
     def _run(self, definition: Kind) -> Coroutine[Any, Any, Outcome | None]:
+        if isinstance(definition, Former):
+            definition = self._brought_up_to_date(definition)
         wanted = definition.dependencies(self.job.method)
         if wanted:
             return self._call_supplied(definition, wanted)
         try:
-            call = definition.bind(self.job.method, self.job.args, self.codec, {})
+            call = definition.bind(self.job.method, self.args, self.codec, {})
         except UndecodableInput as error:
             raise self._placed(error) from None
         return self._call(call)
@@ -145,7 +161,7 @@ class Attempt:
     async def _call_supplied(self, definition: Kind, wanted: frozenset[Any]) -> Outcome | None:
         async with supplied(self.provide, wanted) as supply:
             try:
-                call = definition.bind(self.job.method, self.job.args, self.codec, supply)
+                call = definition.bind(self.job.method, self.args, self.codec, supply)
             except UndecodableInput as error:
                 raise self._placed(error) from None
             return await self._call(call)

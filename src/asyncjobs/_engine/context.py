@@ -91,7 +91,7 @@ class CurrentJob(Protocol):
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """Its inputs as they are stored; a copy, which may be changed to no effect."""
+        """Its inputs as JSON data, in the shape of today: after upcasters. A copy, which may be changed to no effect."""
         ...
 
     result: Any  #: what `transaction()` completes the job with; a verb, as `Snooze(60)`, settles it as returning that would
@@ -129,6 +129,7 @@ class RunningJob:
     # What most jobs never change is the class's: this is made for every job.
     result: Any = None
     result_type: Any = Any
+    todays_args: str | None = None  #: its inputs after upcasters, where it was stored at an earlier version
     is_asked = False  #: `needed()` looks whether there is something to do: nothing can be completed yet
     completed = False  #: by a transaction that is known to be committed
     handed_over = False  #: by `complete`, in a transaction somebody else ends
@@ -211,7 +212,7 @@ class RunningJob:
 
     @property
     def args(self) -> Mapping[str, Any]:
-        args = from_json(self._job.args)
+        args = from_json(self._job.args if self.todays_args is None else self.todays_args)
         return args if isinstance(args, dict) else {}
 
     async def complete(self, *, on: Any, result: Any = None) -> None:

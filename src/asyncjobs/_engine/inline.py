@@ -40,7 +40,7 @@ class NowJob(NoJob):
     """The job that runs at once, as it sees itself: without an id, in nobody's slot."""
 
     completed = handed_over = awaits_commit = is_asked = False
-    cut_off = None
+    cut_off = todays_args = None
     result_type: Any = Any
 
     def __init__(self, job: ClaimedJob) -> None:

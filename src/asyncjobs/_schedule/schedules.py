@@ -23,7 +23,7 @@ from asyncjobs._store.foreign import explained, join
 from asyncjobs._store.rows import from_json
 from asyncjobs._store.session import Session
 from asyncjobs._store.unique import Stored
-from asyncjobs.errors import InvalidOption, ScheduleNotFound, UndecodableInput
+from asyncjobs.errors import InvalidOption, ScheduleExists, ScheduleNotFound, UndecodableInput
 
 logger = logging.getLogger("asyncjobs")
 
@@ -55,7 +55,7 @@ class Schedules:
     async def create(self, schedule: Repeating, *, on: Any = None, replace: bool = False) -> None:
         """Store *schedule*, which ticks from now on, until it is deleted. With *on*, when that transaction commits.
 
-        Raises InvalidOption when the name is taken; with *replace*, only when code declares it.
+        Raises ScheduleExists when the name is taken; with *replace*, only when code declares it.
         """
         if not isinstance(schedule, Repeating):
             raise InvalidOption(f"create takes Cron(…) or Every(…), not {schedule!r:.120}")
@@ -70,10 +70,7 @@ class Schedules:
                     self._jobs.session(joined.connection), new, replace=replace
                 )
         if not created:
-            raise InvalidOption(
-                f"there is a schedule {new.name!r} already; give another name=, or say replace=True, which changes any but those "
-                "that code declares"
-            )
+            raise ScheduleExists(new.name)
 
     async def pause(self, name: str) -> None:
         """Let it tick no more, in any process, until `resume`. Raises ScheduleNotFound."""

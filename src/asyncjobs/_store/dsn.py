@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from asyncjobs.errors import InvalidOption
 
@@ -66,6 +66,21 @@ def has_password(dsn: str) -> bool:
     except ValueError:  # it cannot be read; who opens it says so
         return False
     return ":" in parts.netloc.rpartition("@")[0] or "password" in dict(parse_qsl(parts.query))
+
+
+def place(dsn: str) -> str:
+    """The database that *dsn* names, in words, without anything that may be secret."""
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query))
+    name = unquote(parts.path.removeprefix("/")) or query.get("dbname") or query.get("database")
+    host = parts.netloc.rpartition("@")[2] or query.get("host")
+    return named(name, unquote(host) if host else None)
+
+
+def named(database: str | None, host: str | None) -> str:
+    """A database in words."""
+    name = f"database {database!r}" if database else "the user's own database"
+    return f"{name} on {host}" if host else name
 
 
 def shown(dsn: str) -> str:

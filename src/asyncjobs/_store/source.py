@@ -17,7 +17,7 @@ import asyncpg
 
 from asyncjobs._store import opening
 from asyncjobs._store.connection import Connection, SQLAlchemyConnection, is_ended
-from asyncjobs._store.dsn import plain_dsn, shown
+from asyncjobs._store.dsn import named, place, plain_dsn, shown
 from asyncjobs._store.faults import is_read_only
 from asyncjobs._store.hosts import Host, Hosts, says_which
 from asyncjobs._store.opening import Caching, Connect, connect_with, looked_into, open_connection, unavailable
@@ -35,6 +35,10 @@ class Source(Protocol):
 
     linger: float
     """Seconds a borrowed connection may be kept for the next statement; a pool of others' is given back soon."""
+
+    @property
+    def place(self) -> str:
+        """Its database, in words."""
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Borrow a connection on which each statement is its own transaction, unless one is begun."""
@@ -67,6 +71,11 @@ class DsnSource:
 
     def __repr__(self) -> str:
         return f"on {shown(self._dsn)}"
+
+    @property
+    def place(self) -> str:
+        """Its database, in words."""
+        return place(self._dsn)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -138,6 +147,11 @@ class PoolSource:
     def __repr__(self) -> str:
         return "on a pool"
 
+    @property
+    def place(self) -> str:
+        """Its database, in words."""
+        return "the database of its pool"
+
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         return _borrow(self._pool)
 
@@ -183,6 +197,11 @@ class EngineSource:
 
     def __repr__(self) -> str:
         return f"on {self._engine.url!r}"
+
+    @property
+    def place(self) -> str:
+        """Its database, in words."""
+        return named(self._engine.url.database, self._engine.url.host)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

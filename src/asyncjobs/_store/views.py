@@ -120,11 +120,11 @@ async def cancel_job(session: Session, job_id: int) -> Literal["cancelled", "req
     return answer
 
 
-async def retry_job(session: Session, job_id: int) -> str | None:
-    """Let a finished or waiting job run now: its queue; None when it is running, ready or unknown."""
+async def retry_job(session: Session, job_id: int, *, completed: bool = True) -> str | None:
+    """Let a finished or waiting job run now: its queue; None when it is running, ready or unknown, or unless *completed* so."""
     while True:
         try:
-            queue: str | None = await session.fetchval("retry_job", job_id)
+            queue: str | None = await session.fetchval("retry_job", job_id, completed)
         except Exception as error:
             if not is_taken(error):
                 raise
@@ -137,9 +137,9 @@ async def pause_queue(session: Session, queue: str) -> None:
     await session.fetch("pause_queue", queue)
 
 
-async def resume_queue(session: Session, queue: str) -> None:
-    """Claim jobs of *queue* again."""
-    await session.fetch("resume_queue", queue)
+async def resume_queue(session: Session, queue: str) -> bool:
+    """Claim jobs of *queue* again; whether it was paused."""
+    return bool(await session.fetch("resume_queue", queue))
 
 
 async def paused_queues(session: Session) -> set[str]:

@@ -13,12 +13,15 @@ import click
 
 from asyncjobs._bus.publisher import DUE
 from asyncjobs._define import registry
+from asyncjobs._define.codec import Codec
 from asyncjobs._define.definition import Definition
+from asyncjobs._define.dependency import SUPPLIED, may_be_none
 from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._define.kind import Kind
 from asyncjobs._define.later import Later
 from asyncjobs._define.service import Service
-from asyncjobs._define.signature import Signature
+from asyncjobs._define.signature import Signature, Taken
+from asyncjobs._model.verbs import Missing
 from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.words import read_inputs
 from asyncjobs.errors import InvalidDefinition, JobsError, UnknownKind
@@ -41,14 +44,17 @@ class Wording(Protocol):
     def result_type(self) -> Any:
         """What it is declared to return."""
 
-    def needs(self, *, now: bool) -> frozenset[Any]:
-        """The dependencies `ready` (*now*) or `prepare` must be given."""
+    def needs(self) -> frozenset[Any]:
+        """The dependencies `ready` must be given."""
 
     def ready(self, supply: Supply) -> Callable[[], Any]:
         """What to call, to call it now. Raises InvalidInput."""
 
-    def prepare(self, supply: Supply, options: Mapping[str, Any]) -> Prepared[Any]:
-        """The job, to be stored. Raises InvalidInput, InvalidOption."""
+    def prepare(self, options: Mapping[str, Any]) -> Prepared[Any]:
+        """The job, to be stored; what it depends on is supplied where it runs. Raises InvalidInput, InvalidOption."""
+
+    def stored(self, codec: Codec) -> str:
+        """The inputs that would be stored, for who asks for them while it is called now. Raises click.UsageError."""
 
 
 def read_call(name: str, words: Sequence[str]) -> Wording:
@@ -140,15 +146,19 @@ class FunctionCall:
     def result_type(self) -> Any:
         return self.definition.result_type(None)
 
-    def needs(self, *, now: bool) -> frozenset[Any]:
-        return self.definition.dependencies() if now else frozenset()
+    def needs(self) -> frozenset[Any]:
+        return self.definition.dependencies()
 
     def ready(self, supply: Supply) -> Callable[[], Any]:
         return _ready(self.definition.function, self.definition.signature, self.inputs, supply, self.what)
 
-    def prepare(self, supply: Supply, options: Mapping[str, Any]) -> Prepared[Any]:  # noqa: ARG002
+    def prepare(self, options: Mapping[str, Any]) -> Prepared[Any]:
         args, kwargs = _arguments(self.definition.signature, self.inputs, self.what)
         return self.definition.set(**options).prepare(*args, **kwargs)
+
+    def stored(self, codec: Codec) -> str:
+        _check_complete(self.definition.signature, self.inputs, self.what)
+        return codec.encode(self.inputs, self.definition.signature.types, what=self.what)
 
 
 @attrs.frozen
@@ -172,9 +182,8 @@ class MethodCall:
     def result_type(self) -> Any:
         return self.service.result_type(self.method)
 
-    def needs(self, *, now: bool) -> frozenset[Any]:
-        made_of = frozenset(self.service._signature.supplied.values())
-        return self.service.dependencies(self.method) if now else made_of
+    def needs(self) -> frozenset[Any]:
+        return self.service.dependencies(self.method)
 
     def ready(self, supply: Supply) -> Callable[[], Any]:
         function = getattr(self._make(supply), self.method)
@@ -182,8 +191,8 @@ class MethodCall:
             function, self.service.methods.find(self.method).signature, self.arguments, supply, self.what
         )
 
-    def prepare(self, supply: Supply, options: Mapping[str, Any]) -> Prepared[Any]:
-        instance = self._make(supply)
+    def prepare(self, options: Mapping[str, Any]) -> Prepared[Any]:
+        instance = self._make(stand_ins(self.service._signature))
         found = self.service.methods.find(self.method)
         if not found.takes_arguments:
             return instance.prepare(self.method, **options)
@@ -191,12 +200,24 @@ class MethodCall:
         prepared: Prepared[Any] = getattr(instance, self.method).set(**options).prepare(*args, **kwargs)
         return prepared
 
+    def stored(self, codec: Codec) -> str:
+        name = self.service.cls.__qualname__
+        _check_complete(self.service._signature, self.fields, name)
+        _check_complete(self.service.methods.find(self.method).signature, self.arguments, self.what)
+        try:
+            return self.prepare({}).encode(codec)
+        except (
+            JobsError,
+            click.UsageError,
+        ):  # it cannot be made without what it depends on: no defaults, then
+            return codec.encode(self.fields, self.service._signature.types, what=name)
+
     def _make(self, supply: Supply) -> Later:
         name = self.service.cls.__qualname__
         _check_complete(self.service._signature, self.fields, name)
         try:
             made: Later = self.service._make(self.fields, supply, name)
-        except JobsError:
+        except (JobsError, Missing):
             raise
         except Exception as error:
             raise click.UsageError(f"{name} refuses these inputs: {type(error).__name__}: {error}") from error
@@ -238,6 +259,18 @@ def _arguments(
     _check_complete(signature, inputs, what)
     bound = inspect.BoundArguments(signature._signature, dict(inputs))
     return bound.args, bound.kwargs
+
+
+def stand_ins(signature: Signature) -> dict[Any, Any]:
+    """What a call of `later` would have in place of each dependency: its default, else nothing that can be used yet."""
+    return {each.wanted: _stand_in(each) for each in signature.taken.values() if each.wanted is not None}
+
+
+def _stand_in(taken: Taken) -> Any:
+    default = taken.parameter.default
+    if default is inspect.Parameter.empty or (default is None and not may_be_none(taken.type)):
+        return SUPPLIED
+    return default
 
 
 def _check_complete(signature: Signature, inputs: Mapping[str, Any], what: str) -> None:

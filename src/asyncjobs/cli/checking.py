@@ -51,12 +51,14 @@ async def undeclared_queues(jobs: Jobs, only: Sequence[str] = ()) -> list[str]:
     ]
 
 
-async def late_jobs(jobs: Jobs, age: float) -> list[str]:
-    """What has been due for *age* seconds, and nobody runs."""
+async def late_jobs(jobs: Jobs, age: float, only: Sequence[str] = ()) -> list[str]:
+    """What has been due for *age* seconds, and nobody runs: in the queues *only*, or in all."""
+    names = {name for queue in only for name in jobs.registry.names_of(queue)}
     return [
         f"{counted(late.jobs, 'job')} of queue {late.queue!r} due for more than {age:g} s, the oldest for {late.oldest:.0f} s, "
         f"and run by nobody{': the queue is paused' if late.is_paused else ''}"
         for late in await jobs.ask(find_overdue, age)
+        if not only or late.queue in names
     ]
 
 
@@ -103,7 +105,7 @@ def check(
 
     async def do() -> dict[str, Any]:
         if max_age is not None:
-            return {"problems": await late_jobs(jobs, max_age)}
+            return {"problems": await late_jobs(jobs, max_age, queues)}
         undeclared = await undeclared_queues(jobs, queues)
         if all(definition.kind.startswith(OWN) for definition in definitions()):
             output.note("no code of yours is loaded, so the jobs that wait were not decoded; name your Jobs")

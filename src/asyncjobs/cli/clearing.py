@@ -9,7 +9,7 @@ import click
 from asyncjobs._model.words import counted
 from asyncjobs._store.clearing import clear_finished, clear_jobs
 from asyncjobs.cli.helping import examples
-from asyncjobs.cli.output import Output, with_output
+from asyncjobs.cli.output import Output, visible, with_output
 from asyncjobs.cli.target import database, find_jobs, within
 
 
@@ -50,8 +50,9 @@ def clear(
     jobs = find_jobs(app, dsn, schema)
     if not yes:
         what = f" of {', '.join([*queues, *kinds])}" if queues or kinds else ""
-        whole = " and all that are final" if finished else ""
-        click.confirm(f"delete all jobs{what} of {jobs!r} that wait{whole}?", abort=True, err=True)
+        whole = ", and all that are final" if finished else ""
+        where = f"{jobs._own_source.place}, schema {jobs.schema!r}"
+        click.confirm(visible(f"delete all jobs{what} that wait{whole}, in {where}?"), abort=True, err=True)
 
     async def do() -> int:
         count = 0

@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import attrs
 import click
 
 from asyncjobs._app import Jobs
-from asyncjobs._engine.supply import supplied
+from asyncjobs._define.enqueueing import Prepared
 from asyncjobs._model.job import Job
 from asyncjobs._model.states import JobState
-from asyncjobs.cli.calls import Wording, read_call
+from asyncjobs.cli.calls import read_call
 from asyncjobs.cli.exits import Refused
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, call_of, job_data, visible, with_output
 from asyncjobs.cli.target import find_app, split_app, within
 from asyncjobs.cli.waiting import waits_for
 from asyncjobs.cli.words import DurationWord, MomentWord, is_input
-from asyncjobs.errors import JobsError
+from asyncjobs.errors import JobNotFound, JobsError
 
 A_MOMENT = 2.0  #: seconds after which `--wait` says what the job waits for
 
@@ -72,23 +73,53 @@ def enqueue(words: Sequence[str], wait: bool, timeout: float | None, output: Out
     call = read_call(name, inputs)
     given = {option: value for option, value in options.items() if value is not None}
 
-    async def do() -> Job:
-        job, created = await _enqueue(jobs, call, given)
-        say = output.note if wait else output.text
-        known = "" if created else "; it was there already, and no other one is stored"
-        say(f"job {job.id}: {call_of(job)}, {job.state} in queue {job.queue}{known}")
-        return await _final(jobs, job, timeout) if wait else job
+    say = output.note if wait else output.text
+
+    async def do() -> Job | Gone:
+        prepared = call.prepare(given)
+        (handle,) = await jobs.enqueue_many([prepared])
+        try:
+            job = await handle.job()
+            known = "" if handle.created else "; it was there already, and no other one is stored"
+            say(f"job {job.id}: {call_of(job)}, {job.state} in queue {job.queue}{known}")
+            return await _final(jobs, job, timeout) if wait else job
+        except JobNotFound:  # it is committed, so it was there
+            return Gone(handle.id, prepared)
 
     job = within(jobs, do)
+    if isinstance(job, Gone):
+        output.data({"id": job.id, "kind": job.prepared.kind, "method": job.prepared.method, "state": "gone"})
+        if wait and not job.did_not_fail:
+            raise Refused(str(job))
+        say(str(job))
+        return
     output.data(job_data(job))
     if wait:
         _tell(job, output)
 
 
-async def _enqueue(jobs: Jobs, call: Wording, options: dict[str, Any]) -> tuple[Job, bool]:
-    async with supplied(jobs._provide, call.needs(now=False)) as supply:
-        (handle,) = await jobs.enqueue_many([call.prepare(supply, options)])
-    return await handle.job(), handle.created
+@attrs.frozen
+class Gone:
+    """A job that was stored, and of which nothing is left."""
+
+    id: int
+    prepared: Prepared[Any]
+
+    @property
+    def did_not_fail(self) -> bool:
+        """Of one that failed, its kind keeps more; of one that ran to its end, nothing."""
+        return self._kept("keep") == "nothing" and self._kept("keep_failed") != "nothing"
+
+    def _kept(self, word: str) -> object:
+        return self.prepared.defined.get(word)
+
+    def __str__(self) -> str:
+        called = f"job {self.id}: {self.prepared.what}"
+        if self.did_not_fail:
+            return f'{called} ran to its end, and nothing is kept of it, as its keep="nothing" says'
+        if self._kept("keep_failed") == "nothing":
+            return f'{called} is gone, as its keep_failed="nothing" says; whether it failed is not known'
+        return f"{called} is gone: it discarded itself, or was cleared; what it came to is not known"
 
 
 async def _final(jobs: Jobs, job: Job, timeout: float | None) -> Job:

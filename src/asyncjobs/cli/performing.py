@@ -7,6 +7,8 @@ import json
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,9 +16,10 @@ import click
 
 from asyncjobs._app import Jobs
 from asyncjobs._define.enqueueing import codec_of
+from asyncjobs._engine.context import NoJob, entered
 from asyncjobs._engine.supply import supplied
 from asyncjobs._engine.threads import ThreadCall
-from asyncjobs._model.verbs import Cancel, Snooze
+from asyncjobs._model.verbs import Cancel, Skip, Snooze
 from asyncjobs.cli.calls import Wording, read_call
 from asyncjobs.cli.enqueueing import split_call
 from asyncjobs.cli.exits import Refused
@@ -24,7 +27,10 @@ from asyncjobs.cli.helping import examples
 from asyncjobs.cli.logs import log_to_stderr
 from asyncjobs.cli.output import Output, with_output
 from asyncjobs.cli.target import find_app
-from asyncjobs.errors import InvalidInput
+from asyncjobs.errors import InvalidInput, JobsError
+
+_ASKED = Snooze | Cancel | Skip
+"""What a job may ask for that is no failure."""
 
 
 @click.command(
@@ -39,7 +45,7 @@ def perform(words: Sequence[str], output: Output) -> None:
     """Call a job's code now, in this process.
 
     What it returns is printed. Nothing is stored and nothing retried: it is the call itself, with APP open, so that it may enqueue and use
-    current_job(). JOB and its inputs are written as for enqueue. It exits with 1 when the call raises.
+    current_job(), which has the inputs and no id. JOB and its inputs are written as for enqueue. It exits with 1 when the call raises.
     """
     app, name, inputs = split_call(words)
     jobs = find_app(app)
@@ -64,8 +70,20 @@ def perform(words: Sequence[str], output: Output) -> None:
 
 async def _perform(jobs: Jobs, call: Wording) -> tuple[Any, Exception | None, float]:
     """What the call returned, or raised, and after how many seconds."""
-    async with jobs, supplied(jobs._provide, call.needs(now=True)) as supply:
-        function = call.ready(supply)
+    job = NoJob()
+    job.args = json.loads(call.stored(codec_of(jobs)))
+    async with jobs, AsyncExitStack() as stack:
+        stack.enter_context(entered(job))
+        try:
+            supply = await stack.enter_async_context(supplied(jobs._provide, call.needs()))
+        except JobsError:
+            raise
+        except Exception as failed:
+            raise Refused(_unprovided(call, failed)) from failed
+        try:
+            function = call.ready(supply)
+        except Skip as nothing:  # what it is about is gone
+            return None, nothing, 0.0
         started = time.perf_counter()
         error: Exception | None = None
         value = None
@@ -80,7 +98,7 @@ async def _perform(jobs: Jobs, call: Wording) -> tuple[Any, Exception | None, fl
         except Exception as raised:
             error = raised
         seconds = time.perf_counter() - started
-    if isinstance(value, Snooze | Cancel):
+    if isinstance(value, _ASKED):
         value, error = None, value
     return value, error, seconds
 
@@ -90,9 +108,16 @@ def _nothing() -> None:
 
 
 def _failed(call: Wording, error: Exception) -> Refused:
-    if isinstance(error, Snooze | Cancel):
+    if isinstance(error, _ASKED):
         return Refused(f"{call.what} asks for {type(error).__name__}: {error}")
     return Refused(f"{call.what} failed", details="".join(traceback.format_exception(_below(error))))
+
+
+def _unprovided(call: Wording, error: Exception) -> str:
+    """Who failed to provide what, in a sentence."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+    return f"what {call.what} depends on cannot be provided: {type(error).__name__}: {error} ({where})"
 
 
 def _below(error: Exception) -> Exception:

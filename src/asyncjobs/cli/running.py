@@ -18,6 +18,7 @@ import click
 from asyncjobs._app import Jobs
 from asyncjobs._bus.publisher import DUE
 from asyncjobs._define.registry import defined_kinds
+from asyncjobs._engine.slots import EVERY_QUEUE
 from asyncjobs._keeper.keeper import version_of_asyncjobs
 from asyncjobs._model.words import counted
 from asyncjobs.cli.ending import end_in_time
@@ -139,6 +140,9 @@ def _say_hello(jobs: Jobs) -> None:
         ", ".join(str(pool).strip("<>") for pool in pools),
         version_of_asyncjobs(),
     )
+    for queue in sorted({queue for pool in pools for queue in pool.queues if queue != EVERY_QUEUE}):
+        if doubt := jobs.doubt_queue(queue):
+            logger.warning("%s", doubt)
     if jobs.registry.is_weighted:
         logger.info(
             "queues, the first first: %s",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 import attrs
 import click
@@ -13,10 +14,13 @@ import click
 from asyncjobs._app import Jobs
 from asyncjobs._model.schedule import Schedule
 from asyncjobs._model.ticks import zone
+from asyncjobs.cli.exits import Exit, Refused
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, with_output
 from asyncjobs.cli.target import database, find_jobs, split_app, within
-from asyncjobs.errors import InvalidOption
+from asyncjobs.errors import InvalidOption, ScheduleNotFound
+
+R = TypeVar("R")
 
 RUNS = 5  #: how many runs `preview` shows of each
 
@@ -60,10 +64,27 @@ def schedules(words: Sequence[str], dsn: str | None, schema: str | None, count: 
         _act(jobs, action, names, output)
 
 
+async def _found(jobs: Jobs, asked: Awaitable[R]) -> R:
+    """What *asked* comes to. Raises Refused for a schedule that there is not, and says which there are."""
+    try:
+        return await asked
+    except ScheduleNotFound as error:
+        names = [schedule.name for schedule in await jobs.schedules.list()]
+        near = get_close_matches(error.name, names, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        there = (
+            f"There are {', '.join(names)}: `python -m asyncjobs schedules` tells of them"
+            if names
+            else "There are none: those of the code are stored when it runs"
+        )
+        sentence = f"there is no schedule {error.name!r:.160}{meant} {there}"
+        raise Refused(sentence, Exit.NOT_FOUND) from error
+
+
 def _list(jobs: Jobs, names: Sequence[str], output: Output) -> None:
     async def found() -> list[Schedule]:
         if names:
-            return [await jobs.schedules.get(name) for name in names]
+            return [await _found(jobs, jobs.schedules.get(name)) for name in names]
         return list(await jobs.schedules.list())
 
     schedules = within(jobs, found)
@@ -111,7 +132,7 @@ def _moment(moment: datetime | None, timezone: str) -> str:
 
 def _preview(jobs: Jobs, names: Sequence[str], count: int, output: Output) -> None:
     async def found() -> dict[str, list[datetime]]:
-        return {name: await jobs.schedules.preview(name, count) for name in names}
+        return {name: await _found(jobs, jobs.schedules.preview(name, count)) for name in names}
 
     ticks = within(jobs, found)
     output.data({name: [tick.isoformat() for tick in each] for name, each in ticks.items()})
@@ -151,7 +172,7 @@ _ACTIONS: Mapping[str, Callable[[Jobs, str], Awaitable[str]]] = {
 
 def _act(jobs: Jobs, action: str, names: Sequence[str], output: Output) -> None:
     async def do() -> dict[str, Any]:
-        return {name: await _ACTIONS[action](jobs, name) for name in dict.fromkeys(names)}
+        return {name: await _found(jobs, _ACTIONS[action](jobs, name)) for name in dict.fromkeys(names)}
 
     outcomes = within(jobs, do)
     output.data(outcomes)

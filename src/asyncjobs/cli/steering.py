@@ -11,6 +11,7 @@ from asyncjobs._app import Jobs
 from asyncjobs._model.job import Job
 from asyncjobs._model.options import check_name
 from asyncjobs._model.states import JobState
+from asyncjobs._store.views import retry_job
 from asyncjobs.cli.choosing import or_cancel_chosen, or_retry_chosen
 from asyncjobs.cli.exits import Exit
 from asyncjobs.cli.helping import examples
@@ -26,25 +27,35 @@ Outcome = Literal["retried", "cancelled", "requested", "refused", "not found"]
     epilog=examples(
         "retry myapp.main:jobs 42",
         "retry myapp.main:jobs 42 43 44",
+        "retry myapp.main:jobs 42 --completed",
     ),
 )
 @or_retry_chosen
 @click.argument("words", nargs=-1, metavar="[APP] ID...")
 @database
+@click.option("--completed", is_flag=True, help="Also jobs that completed: what they did is done once more.")
 @with_output
-def retry(words: Sequence[str], dsn: str | None, schema: str | None, output: Output) -> None:
+def retry(
+    words: Sequence[str], dsn: str | None, schema: str | None, *, completed: bool, output: Output
+) -> None:
     """Run jobs again, or at once.
 
-    A finished job runs again, with all its attempts; one that waits for its time runs now. A job that runs, or is available already, is refused.
+    One that is failed, cancelled or skipped runs again, with all its attempts; one that waits for its time runs now. A job that
+    runs, or is available already, is refused, and so is a completed one without --completed.
     """
 
+    async def again(jobs: Jobs, job_id: int) -> bool:
+        return await jobs.ask(retry_job, job_id, completed=completed) is not None
+
     async def one(jobs: Jobs, job_id: int) -> tuple[Outcome, str]:
-        if await jobs.retry(job_id):
+        if await again(jobs, job_id):
             return "retried", "runs again"
         job = await jobs.get_job(job_id)
         if job is None:
             return "not found", "is not found"
-        if job.state.is_final and await jobs.retry(job_id):  # it ended just now
+        if job.state is JobState.COMPLETED and not completed:
+            return "refused", "is completed: what it did would be done once more; --completed runs it again"
+        if job.state.is_final and await again(jobs, job_id):  # it ended just now
             return "retried", "runs again"
         return "refused", await why_not_again(jobs, job)
 
@@ -135,7 +146,12 @@ def pause(words: Sequence[str], dsn: str | None, schema: str | None, output: Out
 
     Until they are resumed, in no process. What runs may finish.
     """
-    _each_queue(words, dsn, schema, output, Jobs.pause, done="paused")
+    _each_queue(words, dsn, schema, output, _pause, done="paused")
+
+
+async def _pause(jobs: Jobs, queue: str) -> bool:
+    await jobs.pause(queue)
+    return True
 
 
 @click.command(
@@ -156,7 +172,7 @@ def _each_queue(
     dsn: str | None,
     schema: str | None,
     output: Output,
-    one: Callable[[Jobs, str], Awaitable[None]],
+    one: Callable[[Jobs, str], Awaitable[bool]],
     *,
     done: str,
 ) -> None:
@@ -167,10 +183,13 @@ def _each_queue(
         check_name(queue, "queue")
     jobs = find_jobs(app, dsn, schema)
 
-    async def do() -> None:
-        for queue in queues:
-            await one(jobs, queue)
+    async def do() -> dict[str, bool]:
+        return {queue: await one(jobs, queue) for queue in dict.fromkeys(queues)}
 
-    within(jobs, do)
-    output.data({done: list(queues)})
-    output.text(f"{done} {', '.join(queues)}")
+    answers = within(jobs, do)
+    were = [queue for queue, was in answers.items() if was]
+    output.data({done: were})
+    if were:
+        output.text(f"{done} {', '.join(were)}")
+    for queue in answers.keys() - set(were):
+        output.note(f"queue {queue!r} was not paused")

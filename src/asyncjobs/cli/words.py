@@ -141,7 +141,15 @@ class QueuesWord(_Word):
         parts = [part.strip() for part in value.split(",")]
         if not all(parts):
             self.fail(f"{value!r} names queues as in exports,mail or exports:4,mail", param, ctx)
-        return tuple(map(_queue, parts))
+        queues = tuple(map(_queue, parts))
+        if any(":" in queue for queue, _ in queues):
+            self.fail(
+                f"{value!r} has a colon that is followed by no number of slots, or by two; it is written exports,mail or "
+                "exports:4,mail",
+                param,
+                ctx,
+            )
+        return queues
 
 
 def _queue(part: str) -> tuple[str, int | None]:
@@ -165,6 +173,13 @@ class PoolWord(_Word):
         queues = tuple(name.strip() for name in names.split(",")) if names.strip() else ("*",)
         if not all(queues):
             self.fail(f"{value!r} names queues as in exports,mail:2", param, ctx)
+        if any(":" in queue for queue in queues):
+            self.fail(
+                f"{value!r}: the queues of a pool share its slots, so their number is said once, at the end, as in exports,mail:2; "
+                "slots of its own for each are said with --queues exports:2,mail:1",
+                param,
+                ctx,
+            )
         return queues, int(count)
 
 

@@ -238,13 +238,10 @@ class Drain:
             raise
         outcome = drained.outcome
         if outcome is None:
-            found = await self._jobs.find_job(job.id)
-            self._came_to[job.id] = "completed" if found is None else found.state.value
+            await self._look_at(drained, job)
             return
         if not await self._settle(outcome):  # it settled itself, in a transaction of the test's
-            found = await self._jobs.find_job(job.id)
-            if found is not None:
-                self._came_to[job.id] = found.state.value
+            await self._look_at(drained, job)
             return
         self._came_to[job.id] = (
             outcome.state.public.value if isinstance(outcome, Finished) else _RETURNED[outcome.state]
@@ -256,6 +253,14 @@ class Drain:
                 "with drain(raises=False) it is kept with the job instead"
             )
             raise error
+
+    async def _look_at(self, drained: Drained, job: ClaimedJob) -> None:
+        """What became of a job that settled itself; of one of which nothing is kept, what it said."""
+        found = await self._jobs.find_job(job.id)
+        if found is not None:
+            self._came_to[job.id] = found.state.value
+        elif isinstance(drained.settled, Finished):
+            self._came_to[job.id] = drained.settled.state.public.value
 
     async def _settle(self, outcome: Outcome) -> bool:
         return bool(await self._jobs.ask(self._write, outcome))
@@ -291,6 +296,11 @@ class Drained:
         self._context.run(bind, jobs)
         self._context.run(enter, self._running)
         self._is_staged = stage_of(jobs) is not None
+
+    @property
+    def settled(self) -> Outcome | None:
+        """What it made of itself, in a transaction of its own."""
+        return self._running.outcome
 
     async def run(self) -> None:
         """Run it to its end."""

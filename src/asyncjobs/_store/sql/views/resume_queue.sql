@@ -1,6 +1,7 @@
 -- Claim jobs of this queue again.
 -- $1 text queue
+-- Returns its name, or nothing where it was not paused.
 with resumed as (
-  update asyncjobs.queues set paused_at = null where name = $1::text returning name
+  update asyncjobs.queues set paused_at = null where name = $1::text and paused_at is not null returning name
 )
-select asyncjobs.notify('asyncjobs:queues', name) from resumed
+select name, asyncjobs.notify('asyncjobs:queues', name)::text from resumed

@@ -1,10 +1,12 @@
 -- Let a job run now: a finished one again, with all its attempts and free of suspicion; a waiting one before its time.
 -- $1 bigint id
+-- $2 boolean a completed one, too
 -- The token goes on from where it was. Its unique key it has again if nobody else has it; one who takes it in this moment makes the
 -- statement fail, and it is asked again. Returns the queue, or nothing when the job is running, ready or unknown.
 with back as (
   delete from asyncjobs.finished_jobs
    where id = $1::bigint and options ->> 'args' is distinct from 'not kept'  -- without its inputs it could only fail
+     and ($2::boolean or state <> 10)
   returning *
 ), revived as (
   insert into asyncjobs.live_jobs
