@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from asyncjobs._enqueue.enqueuer import Enqueuer
 from asyncjobs._model.states import JobState
@@ -41,6 +41,8 @@ async def retry_many(jobs: Enqueuer, choice: Choice) -> int:
 async def cancel_many(jobs: Enqueuer, choice: Choice) -> dict[str, int]:
     """Cancel all that are chosen, chunk by chunk, each a transaction; how many are cancelled, and requested."""
     _check(choice, CANCELLED, "cancel_many")
+    if not (choice.queues or choice.kinds or choice.tags):
+        raise InvalidOption("which jobs shall be cancelled? Say queues=, kinds= or tags=")
     cancelled = requested = highest = 0
     while True:
         chunk = await jobs.ask(steering.cancel_jobs, choice, highest)
@@ -57,6 +59,3 @@ def _check(choice: Choice, allowed: Iterable[JobState], where: str) -> None:
         raise InvalidOption(
             f"{where} leaves alone what is {' or '.join(strange)}; it takes {', '.join(state.value for state in allowed)}"
         )
-    everything: tuple[Sequence[str] | None, ...] = (choice.queues, choice.kinds, choice.tags)
-    if where == "cancel_many" and not any(everything):
-        raise InvalidOption("which jobs shall be cancelled? Say queues=, kinds= or tags=")

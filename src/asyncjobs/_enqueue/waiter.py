@@ -81,9 +81,8 @@ class Waiter:
                 if job is None:
                     raise JobNotFound(job_id)
                 found = True
-                if not (
-                    marked or was_marked
-                ):  # somebody is at it: finishing it, or in a transaction of theirs
+                if not (marked or was_marked):
+                    # Somebody is at it: finishing it, or in a transaction of theirs.
                     await self._mark(job_id)
                     continue
                 if not marked and life == self._life:  # else we were closed meanwhile

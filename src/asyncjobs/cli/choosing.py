@@ -12,8 +12,8 @@ from asyncjobs._app import Jobs
 from asyncjobs._app.steering import CANCELLED, RETRIED
 from asyncjobs._model.states import JobState
 from asyncjobs._model.words import counted
-from asyncjobs.cli.output import Output
-from asyncjobs.cli.target import find_jobs, split_app, within
+from asyncjobs.cli.output import Output, visible
+from asyncjobs.cli.target import find_jobs, place_of, split_app, within
 
 Verb = Callable[..., None]
 
@@ -98,7 +98,7 @@ def _cancel_many(jobs: Jobs, given: dict[str, Any], output: Output, yes: bool) -
 def _confirm(verb: str, given: dict[str, Any], jobs: Jobs, yes: bool) -> None:
     if not yes:
         which = ", ".join(f"{name} {' or '.join(words)}" for name, words in given.items())
-        click.confirm(f"{verb} all jobs of {jobs!r} with {which}?", abort=True, err=True)
+        click.confirm(visible(f"{verb} all jobs with {which}, in {place_of(jobs)}?"), abort=True, err=True)
 
 
 or_retry_chosen = _or_chosen(RETRIED, _retry_many)

@@ -10,7 +10,7 @@ from asyncjobs._model.words import counted
 from asyncjobs._store.clearing import clear_finished, clear_jobs
 from asyncjobs.cli.helping import examples
 from asyncjobs.cli.output import Output, visible, with_output
-from asyncjobs.cli.target import database, find_jobs, within
+from asyncjobs.cli.target import database, find_jobs, place_of, within
 
 
 @click.command(
@@ -51,8 +51,8 @@ def clear(
     if not yes:
         what = f" of {', '.join([*queues, *kinds])}" if queues or kinds else ""
         whole = ", and all that are final" if finished else ""
-        where = f"{jobs._own_source.place}, schema {jobs.schema!r}"
-        click.confirm(visible(f"delete all jobs{what} that wait{whole}, in {where}?"), abort=True, err=True)
+        question = f"delete all jobs{what} that wait{whole}, in {place_of(jobs)}?"
+        click.confirm(visible(question), abort=True, err=True)
 
     async def do() -> int:
         count = 0

@@ -97,6 +97,11 @@ def database(verb: F) -> F:
     return dsn(schema(verb))
 
 
+def place_of(jobs: Jobs) -> str:
+    """Its database and its schema, in words."""
+    return f"{jobs._own_source.place}, schema {jobs.schema!r}"
+
+
 def within(jobs: Jobs, do: Callable[[], Awaitable[R]]) -> R:
     """What *do* returns, with *jobs* open on a database that has the schema."""
 
